@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from asd_policy.formats.native import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
+from asd_policy.errors import CheckpointError
+from asd_policy.formats.gain import load_gain, save_gain
+from asd_policy.formats.native import (
+    DRAFT_FOLDER,
+    Checkpoint,
+    fingerprint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from asd_policy.policies import Planner, Policy
 from asd_policy.sampling import Sampler
 
-__all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "load_policy", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "fingerprint",
+    "load_checkpoint",
+    "load_gain",
+    "load_policy",
+    "save_checkpoint",
+    "save_gain",
+]
 
 
 def load_policy(
-    path: str | Path, sampler: str | Sampler = "asd", device: str | torch.device = "auto"
+    path: str | Path,
+    sampler: str | Sampler = "asd",
+    device: str | torch.device = "auto",
+    gain: bool = True,
 ) -> Policy:
     """Load a policy that is ready to act.
 
     Args:
-        path: A checkpoint folder with ``config.json`` and ``model.safetensors``.
+        path: A checkpoint folder with ``config.json`` and ``model.safetensors``; a gain and a draft
+            network are taken from it where it has them.
         sampler: A sampler or its name: ``asd`` (ours), ``asd-paper:24``, ``ddpm``, …
         device: A torch device, or ``auto``: CUDA where there is one, else the CPU.
+        gain: Whether to read the checkpoint's gain, if it has one.
 
     Raises:
         CheckpointError: If the checkpoint is missing, incomplete or damaged.
@@ -30,7 +53,33 @@ def load_policy(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = load_checkpoint(path)
+    draft = Path(path) / DRAFT_FOLDER
     planner = Planner(
-        checkpoint.spec, checkpoint.network, checkpoint.normalizers, torch.device(device)
+        checkpoint.spec,
+        checkpoint.network,
+        checkpoint.normalizers,
+        torch.device(device),
+        gain=load_gain(path, checkpoint.spec.parametrization.clip) if gain else None,
+        draft_network=_load_draft(draft, checkpoint) if draft.is_dir() else None,
     )
     return Policy(planner, sampler)
+
+
+def _load_draft(path: Path, checkpoint: Checkpoint) -> nn.Module:
+    """The network of a draft checkpoint, which must see and predict just what the policy does.
+
+    Raises:
+        CheckpointError: If it differs in anything but the network.
+    """
+    draft = load_checkpoint(path)
+    same = replace(draft.spec, network=checkpoint.spec.network) == checkpoint.spec
+    for key, normalizer in checkpoint.normalizers.items():
+        other = draft.normalizers[key] if same else normalizer
+        same = same and torch.equal(other.scale, normalizer.scale)
+        same = same and torch.equal(other.offset, normalizer.offset)
+    if not same:
+        raise CheckpointError(
+            f"{path}: a draft must have the policy's own configuration and normalisers, but for "
+            "the network; train it on the same data with the same options"
+        )
+    return draft.network

@@ -1,5 +1,8 @@
 """The native checkpoint: a folder with ``config.json`` and ``model.safetensors``.
 
+Beside them may lie ``gain.safetensors`` (see ``gain``) and ``draft``, a checkpoint of the same
+policy with a smaller network.
+
 The configuration is plain JSON and the weights are safetensors, so that nothing in a checkpoint
 can run. Reading is strict: an unknown or missing field or tensor, or a shape that disagrees, is an
 error that names it.
@@ -28,6 +31,8 @@ from asd_policy.policies.spec import PolicySpec
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+GAIN_FILE = "gain.safetensors"
+DRAFT_FOLDER = "draft"
 FORMAT = "asd_policy"
 VERSION = 1
 
@@ -67,7 +72,8 @@ class Checkpoint:
 def save_checkpoint(checkpoint: Checkpoint, directory: str | Path) -> None:
     """Write a checkpoint folder in one move: it is either the old one, or the new one, whole.
 
-    Other files in the folder (a card, say) are kept.
+    Other files in the folder (a card, say) are kept; a gain is not, since it belongs to the old
+    weights.
 
     Raises:
         CheckpointError: If the path is there and is not a folder.
@@ -91,6 +97,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: str | Path) -> None:
         staging.chmod(0o755)
         if directory.exists():
             shutil.copytree(directory, staging, dirs_exist_ok=True)
+            (staging / GAIN_FILE).unlink(missing_ok=True)
         (staging / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         (staging / WEIGHTS_FILE).write_bytes(save(contents))
@@ -153,7 +160,26 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
 
 
 def fingerprint(directory: str | Path) -> str:
-    """SHA-256 over the configuration and the weights: the identity under which results are kept."""
+    """SHA-256 of a checkpoint with its gain and draft: the identity under which results are kept.
+
+    Raises:
+        CheckpointError: If the configuration or the weights are missing.
+    """
+    directory = Path(directory)
+    digest = hashlib.sha256(weights_digest(directory).encode())
+    draft = directory / DRAFT_FOLDER
+    for path in (directory / GAIN_FILE, draft / CONFIG_FILE, draft / WEIGHTS_FILE):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def weights_digest(directory: str | Path) -> str:
+    """SHA-256 over the configuration and the weights.
+
+    Raises:
+        CheckpointError: If one of them is missing.
+    """
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         path = Path(directory) / name

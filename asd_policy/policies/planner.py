@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,11 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from asd_policy.errors import PlanningError
+from asd_policy.errors import CheckpointError, PlanningError
 from asd_policy.networks import DenoisingNetwork
+from asd_policy.policies.costs import measured_costs
 from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.spec import PolicySpec
-from asd_policy.sampling import ChunkNoise, CleanPrediction, Sampler, SampleResult, sample
+from asd_policy.sampling import (
+    ChunkNoise,
+    CleanPrediction,
+    CostTable,
+    Denoise,
+    Gain,
+    GaussianChain,
+    Prior,
+    Sampler,
+    SampleResult,
+    Speculative,
+    WindowPlan,
+    sample,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +56,11 @@ class Planner:
         network: A ``DenoisingNetwork`` with its weights.
         normalizers: One for each observation key and one named ``action``.
         device: Where to run.
+        gain: What was learned about drafting for this network.
+        draft_network: A smaller network for the same policy, for ``speculative-independent``.
+
+    Raises:
+        CheckpointError: If the gain is of another chain or another size of chunk.
     """
 
     def __init__(
@@ -50,48 +69,75 @@ class Planner:
         network: nn.Module,
         normalizers: Mapping[str, Normalizer],
         device: torch.device,
+        gain: Gain | None = None,
+        draft_network: nn.Module | None = None,
     ) -> None:
         self.spec = spec
         self.device = device
         self.chain = spec.build_chain()
-        self._network = cast(DenoisingNetwork, network.to(device).eval())
+        self.chunk_shape = (spec.pred_horizon, spec.action_dim)
+        size = spec.pred_horizon * spec.action_dim
+        if gain is not None and (gain.num_steps, gain.size) != (self.chain.num_steps, size):
+            raise CheckpointError(
+                f"gain: expected {self.chain.num_steps} steps of size {size}, got "
+                f"{gain.num_steps} of size {gain.size}: run `python -m eval.calibrate` again"
+            )
+        self.gain = None if gain is None else gain.to(device)
         self._clean = CleanPrediction(self.chain, spec.parametrization, device)
+        self._model = _Model(network, self.chain, self._clean, device)
+        self._draft_model = (
+            None
+            if draft_network is None
+            else _Model(draft_network, self.chain, self._clean, device)
+        )
         entries = [normalizers[entry.key] for entry in spec.observations]
         self._observation = Normalizer(
             torch.cat([n.scale for n in entries]), torch.cat([n.offset for n in entries])
         ).to(device)
         self._action = normalizers["action"].to(device)
-        with torch.inference_mode():
-            times = self.chain.network_time.to(device)
-            if times.is_floating_point():
-                times = times.float()
-            self._step_embeddings = self._network.embed_steps(times)
+        self._costs: CostTable | None = None
+        self._window_plans: dict[tuple[str, int], WindowPlan] = {}
 
     @torch.inference_mode()
-    def plan(self, history: NDArray[np.float32], noise: ChunkNoise, sampler: Sampler) -> Planned:
+    def denoiser(self, history: NDArray[np.float32]) -> Denoise:
+        """The model of N histories ``(N, To, observation_dim)``, for ``sampling.sample``."""
+        return self._model.given(self._condition(history))
+
+    @torch.inference_mode()
+    def plan(
+        self,
+        history: NDArray[np.float32],
+        noise: ChunkNoise,
+        sampler: Sampler,
+        previous: Sequence[Tensor | None] | None = None,
+    ) -> Planned:
         """Plan one chunk for each of N histories.
 
         Args:
             history: ``(N, To, observation_dim)``, oldest frame first, raw values.
             noise: The chunks' noise, on the CPU.
             sampler: How to sample.
+            previous: For each history the normalised chunk ``(Tp, action_dim)`` planned before it,
+                as it is seen now (``shifted``), or None; it makes drafts better, never actions
+                different in distribution.
 
         Raises:
             PlanningError: If a planned action is not finite.
+            SamplerError: If the sampler lacks something: a gain, a draft network.
         """
         start = time.perf_counter()
-        raw = torch.from_numpy(history).to(self.device)
-        condition = self._embed(self._observation.normalize(raw).flatten(1))
-
-        def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
-            output = self._network.denoise(
-                self._clean.network_input(x, step),
-                self._step_embeddings[step],
-                condition[chain_index],
-            )
-            return self._clean(x, output, step)
-
-        result = sample(denoise, self.chain, noise.to(self.device), sampler)
+        condition = self._condition(history)
+        auto = isinstance(sampler, Speculative) and sampler.window == "auto"
+        prior = Prior(
+            self.gain,
+            previous,
+            None if self._draft_model is None else self._draft_model.given(condition),
+            self.costs() if auto else None,
+            self._window_plans,
+        )
+        result = sample(
+            self._model.given(condition), self.chain, noise.to(self.device), sampler, prior
+        )
         actions = self._action.unnormalize(result.x).cpu().numpy()
         if not np.isfinite(actions).all():
             raise PlanningError(
@@ -100,8 +146,61 @@ class Planner:
             )
         return Planned(actions, result, time.perf_counter() - start)
 
+    def costs(self) -> CostTable:
+        """What calls cost on this machine; measured once, in a second or a few, and kept."""
+        if self._costs is None:
+            history = np.zeros((1, self.spec.obs_horizon, self.spec.observation_dim), np.float32)
+            denoise = self.denoiser(history)
+
+            @torch.inference_mode()
+            def call(rows: int) -> None:
+                zeros = torch.zeros(rows, dtype=torch.long, device=self.device)
+                x = torch.zeros(rows, *self.chunk_shape, device=self.device)
+                denoise(x, zeros, zeros)
+
+            self._costs = measured_costs(call, self.spec.network, self.chunk_shape, self.device)
+        return self._costs
+
+    def _condition(self, history: NDArray[np.float32]) -> Tensor:
+        raw = torch.from_numpy(history).to(self.device)
+        return self._observation.normalize(raw).flatten(1)
+
+
+class _Model:
+    """A network with the tables of its steps."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        chain: GaussianChain,
+        clean: CleanPrediction,
+        device: torch.device,
+    ) -> None:
+        self._network = cast(DenoisingNetwork, network.to(device).eval())
+        self._clean = clean
+        self._device = device
+        with torch.inference_mode():
+            times = chain.network_time.to(device)
+            if times.is_floating_point():
+                times = times.float()
+            self._step_embeddings = self._network.embed_steps(times)
+
+    def given(self, condition: Tensor) -> Denoise:
+        """The model of conditions ``(N, C)``: they are embedded here, once."""
+        embedded = self._embed(condition)
+
+        def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+            output = self._network.denoise(
+                self._clean.network_input(x, step),
+                self._step_embeddings[step],
+                embedded[chain_index],
+            )
+            return self._clean(x, output, step)
+
+        return denoise
+
     def _embed(self, condition: Tensor) -> Tensor:
-        if self.device.type == "cpu":
+        if self._device.type == "cpu":
             # Matrix products on the CPU round otherwise for other numbers of rows; one by one, an
             # episode's actions do not depend on the episodes that happen to plan with it.
             return torch.cat([self._network.embed_condition(row) for row in condition.split(1)])

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from asd_policy.errors import EpisodeError
 from asd_policy.policies.observation import read_observation
 from asd_policy.policies.planner import Planner
 from asd_policy.policies.spec import PolicySpec
-from asd_policy.sampling import ChunkNoise, NoiseStream, Sampler, parse_sampler
+from asd_policy.sampling import ChunkNoise, NoiseStream, Sampler, parse_sampler, shifted
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Plan:
 
     Attributes:
         episodes: Indices of the episodes that were planned for, together.
+        history: What was planned from, raw, ``(n, To, observation_dim)``.
+        previous: For each episode the chunk planned before, normalised and shifted to now, ``(Tp,
+            action_dim)``; None for an episode's first.
         chunks: The planned actions, ``(n, Tp, action_dim)``.
         calls: Sequential network calls of each chunk.
         evaluations: Rows through the network of each chunk.
@@ -41,6 +45,8 @@ class Plan:
     """
 
     episodes: tuple[int, ...]
+    history: NDArray[np.float32]
+    previous: list[Tensor | None]
     chunks: NDArray[np.float32]
     calls: list[int]
     evaluations: list[int]
@@ -55,6 +61,7 @@ class _Episode:
     noise: NoiseStream
     history: NDArray[np.float32] | None = None
     queue: list[NDArray[np.float32]] = field(default_factory=list)
+    chunk: Tensor | None = None  # the newest, normalised
     chunks: int = 0
     calls: int = 0
     evaluations: int = 0
@@ -181,23 +188,28 @@ class Policy:
 
     def _plan(self, indices: list[int], history: NDArray[np.float32]) -> None:
         spec = self.spec
-        shape = (spec.pred_horizon, spec.action_dim)
-        steps = self.planner.chain.num_steps
+        shape, steps = self.planner.chunk_shape, self.planner.chain.num_steps
         episodes = [self._episodes[index] for index in indices]
         noise = ChunkNoise.stack(
             [episode.noise.chunk(episode.chunks, steps, shape) for episode in episodes]
         )
-        planned = self.planner.plan(history, noise, self.sampler)
+        previous = [
+            None if episode.chunk is None else shifted(episode.chunk, spec.action_horizon)
+            for episode in episodes
+        ]
+        planned = self.planner.plan(history, noise, self.sampler, previous)
         result = planned.result
         first = spec.obs_horizon - 1
         executed = planned.actions[:, first : first + spec.action_horizon]
         for row, episode in enumerate(episodes):
-            episode.queue = list(executed[row])
+            episode.queue, episode.chunk = list(executed[row]), result.x[row]
             episode.chunks += 1
             episode.calls += result.calls[row]
             episode.evaluations += result.evaluations[row]
         self.last_plan = Plan(
             tuple(indices),
+            history,
+            previous,
             planned.actions,
             result.calls,
             result.evaluations,

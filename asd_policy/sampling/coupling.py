@@ -1,7 +1,8 @@
-"""Verifying a drafted Gaussian step: the reflection coupling."""
+"""Verifying drafted Gaussian steps: the reflection coupling, and block verification."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -39,3 +40,88 @@ def reflection_coupling(difference: Tensor, z: Tensor, u: Tensor) -> Coupled:
     # Where D = 0 the draft is always accepted; the bound only keeps 0/0 away.
     scale = 2 * projection / squared.clamp(min=torch.finfo(squared.dtype).tiny)
     return Coupled(accepted, z - scale.unsqueeze(-1) * difference)
+
+
+class BlockVerdict(NamedTuple):
+    """The outcome of verifying a block of drafts together.
+
+    Attributes:
+        stop: How many drafts stand, ``(N,)``: also the row of the first that does not.
+        noise: Noise of the target step at row ``stop``, ``(N, D)``; where all drafts stand, it is
+            left as it was.
+    """
+
+    stop: Tensor
+    noise: Tensor
+
+
+def block_verification(
+    difference: Tensor, z: Tensor, u: Tensor, drafts: Tensor, fresh: Tensor, fresh_u: Tensor
+) -> BlockVerdict:
+    """Decide on a whole prefix of drafted steps at once (Soen et al. 2026, arXiv 2606.13426).
+
+    With ``p_j`` the prefix's likelihood ratio, capped at 1 as it grows, the longest prefix with
+    ``u_j ≤ h_j`` stands; after it the component along ``D`` is drawn from what the target has left,
+    by bisection. Whoever calls this draws all noise after row ``stop`` afresh.
+
+    Args:
+        difference: ``(m̂ - m)/s`` of each row, ``(N, W, D)``.
+        z: The drafts' noise, ``(N, W, D)``.
+        u: Uniform in (0, 1], ``(N, W + 1)``, for each length of prefix from 0.
+        drafts: How many rows are drafts, ``(N,)``, at most W.
+        fresh: Standard normal, ``(N, D)``, independent of all else.
+        fresh_u: Uniform in (0, 1], ``(N,)``, independent of all else.
+    """
+    n, width, size = difference.shape
+    # The paper's D is the target's mean less the draft's.
+    d = -difference.double()
+    size_d = d.norm(dim=-1)
+    ratio = (z * d).sum(-1) - size_d.square() / 2
+    log_p = [ratio.new_zeros(n)]
+    for row in range(width):
+        log_p.append((log_p[-1] + ratio[:, row]).clamp(max=0.0))
+    log_prefix = torch.stack(log_p, dim=1)
+    delta = size_d.clamp(min=1e-12)
+    start = delta / 2 - log_prefix[:, :-1] / delta
+    prefix = log_prefix.exp()
+    left = _residual(prefix[:, :-1], delta, start)
+    # A certain prefix stands for certain, whatever rounding says of 0/0.
+    open_ended = torch.where(
+        prefix[:, :-1] >= 1, 1.0, left / (left + 1 - prefix[:, :-1]).clamp(min=1e-300)
+    )
+    rows = torch.arange(width + 1, device=z.device)
+    bound = torch.cat([open_ended, prefix[:, -1:]], dim=1)
+    bound = torch.where(rows == drafts[:, None], prefix, bound)
+    stands = (u <= bound) & (rows <= drafts[:, None])
+    stands[:, 0] = True
+    stop = torch.where(stands, rows, 0).amax(1)
+
+    at = stop.clamp(max=width - 1)[:, None]
+    delta, start, left, p = (t.gather(1, at)[:, 0] for t in (delta, start, left, prefix[:, :-1]))
+    along = _bisect(p, delta, start, fresh_u.double() * left)
+    gather = at[:, :, None].expand(-1, 1, size)
+    direction = (d.gather(1, gather)[:, 0] / delta[:, None]).to(z.dtype)
+    orthogonal = fresh - (fresh * direction).sum(-1, keepdim=True) * direction
+    drawn = orthogonal + (along - delta).to(z.dtype)[:, None] * direction
+    kept = z.gather(1, gather)[:, 0]
+    return BlockVerdict(stop, torch.where((stop < drafts)[:, None], drawn, kept))
+
+
+def _upper(x: Tensor) -> Tensor:
+    """Φ̄, the standard normal's upper tail."""
+    return torch.special.erfc(x / math.sqrt(2)) / 2
+
+
+def _residual(p: Tensor, delta: Tensor, start: Tensor) -> Tensor:
+    """Mass beyond ``start`` that the target has and the draft, weighted by 1/p, has not."""
+    return (p * _upper(start - delta) - _upper(start)).clamp(min=0.0)
+
+
+def _bisect(p: Tensor, delta: Tensor, start: Tensor, mass: Tensor, times: int = 60) -> Tensor:
+    """The s ≥ start with residual mass ``mass`` beyond it."""
+    low, high = start, torch.maximum(start, delta) + 12.0
+    for _ in range(times):
+        middle = (low + high) / 2
+        above = _residual(p, delta, middle) > mass
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (low + high) / 2

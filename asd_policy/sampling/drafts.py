@@ -1,36 +1,243 @@
-"""What the next drafts are made of, given what a round has evaluated.
+"""Drafts: what the next predictions are guessed to be, and the path they lead along.
 
 Every draft obeys one rule (it is what keeps the samplers exact): the draft of step j may depend on
-states, evaluations and noise of steps before j, and on nothing of ``z_j`` or ``u_j``.
+states, evaluations and noise of steps before j and on anything known before the chunk began, and on
+nothing of ``z_j`` or ``u_j``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Draft = Literal["frozen", "carry", "refine"]
+from asd_policy.errors import SamplerError
+from asd_policy.sampling.chain import GaussianChain
+from asd_policy.sampling.gain import Gain, rotate_rows
+from asd_policy.sampling.result import Denoise
+
+DraftKind = Literal["frozen", "drift", "independent", "carry", "refine", "gain"]
+
+ANCHORED: tuple[DraftKind, ...] = ("frozen", "drift")
+"""Drafts that, as published, call for the model at the new state after each rejection."""
+
+REVISITING: tuple[DraftKind, ...] = ("refine", "gain")
+"""Drafts that keep what the model said along a discarded path."""
 
 
-def source_rows(draft: Draft, steps_ahead: Tensor, last_row: Tensor, last_valid: Tensor) -> Tensor:
-    """Which row of the round just evaluated each step's next draft is taken from.
+class PathTables:
+    """``x_{j+1} = w_j x_j + b_j h_j + s_j z_j`` over many steps as one cumulative sum.
 
-    - ``frozen`` (Hu et al. 2025) and ``carry``: the last verified prediction, for every step.
-    - ``refine``: each step's own prediction on the discarded path, so that a verification is also
-      a Picard sweep on the same noise; beyond the window the last one evaluated. The discarded
-      state ``x_j`` depends on noise of steps before j alone, and so does its prediction.
+    With ``c_j = w_0 … w_{j-1}`` the scaled states ``x_j / c_j`` grow by ``(b h + s z) / c_{j+1}``.
+    In float64, since c falls by many orders of magnitude.
 
     Args:
-        draft: The kind of draft.
-        steps_ahead: Distance of each step from the round's first, ``(N, K)``.
-        last_row: Row of the last decided step of each chain, ``(N,)``.
-        last_valid: Row of the last evaluated step of each chain, ``(N,)``.
-
-    Returns:
-        Rows, ``(N, K)`` int64; entries of steps already decided are never used.
+        weight: w, ``(K,)`` or one for each coordinate, ``(K, D)``; positive before the last step.
+        chain: Where b and s are from.
+        device: Where the tables live.
     """
-    if draft == "refine":
-        return torch.minimum(steps_ahead.clamp(min=0), last_valid[:, None])
-    return last_row[:, None].expand_as(steps_ahead)
+
+    def __init__(self, weight: Tensor, chain: GaussianChain, device: torch.device) -> None:
+        weight = weight.double().reshape(chain.num_steps, -1)
+        product = torch.cat([torch.ones_like(weight[:1]), weight[:-1].cumprod(0)])
+        # The last step's successor is no state of any window; 1 keeps its entry finite.
+        following = torch.cat([product[1:], torch.ones_like(product[:1])])
+        self._product = product.to(device)
+        self._drift = (chain.b[:, None] / following).to(device)
+        self._spread = (chain.s[:, None] / following).to(device)
+
+    def follow(self, x: Tensor, step: Tensor, h: Tensor, z: Tensor) -> Tensor:
+        """The states ``(N, W, D)`` at steps ``(N, W)`` from x ``(N, D)`` at the first of them."""
+        product = self._product[step]
+        increments = self._drift[step] * h + self._spread[step] * z
+        scaled = torch.cat([x[:, None] / product[:, :1], increments[:, :-1]], dim=1).cumsum(1)
+        return (product * scaled).to(x.dtype)
+
+
+class Drafts:
+    """What N chains guess of the model: for each step an affine function of the state.
+
+    Up to step ``last`` the guess is ``h_j + G_j x_j``, made of what the model said there; beyond
+    it the last prediction follows the noise, ``x0_last + Σ G_k s_{k-1} z_{k-1}``. With the gain a
+    posterior covariance this is the prediction's martingale to first order; without one G is 0.
+
+    Args:
+        kind: ``frozen`` (Hu et al. 2025, arXiv 2505.03983): the anchor's prediction for every step.
+            ``drift`` (De Bortoli et al. 2025, arXiv 2501.05370): the anchor's increment ``m - x``.
+            ``carry``: the last verified prediction. ``refine``: each step's own prediction on
+            the discarded path, so that a verification is also a Picard sweep on the same noise.
+            ``gain``: refine, and follow the posterior.
+        chain: The reverse process.
+        noise: ``z``, ``(N, K, D)``.
+            ``independent``: another model's prediction, step after step along the draft.
+        gain: For ``gain`` alone.
+        first: For each chain a prediction known before the chunk began ``(D,)``, or None.
+        draft_model: For ``independent`` alone.
+        shape: D, as the draft model sees a state.
+    """
+
+    def __init__(
+        self,
+        kind: DraftKind,
+        chain: GaussianChain,
+        noise: Tensor,
+        gain: Gain | None,
+        first: Sequence[Tensor | None] | None = None,
+        draft_model: Denoise | None = None,
+        shape: Sequence[int] = (-1,),
+    ) -> None:
+        if kind == "independent" and draft_model is None:
+            raise SamplerError(
+                "speculative-independent needs a draft model, and this policy has none"
+            )
+        n, k, size = noise.shape
+        device = noise.device
+        self.kind = kind
+        self._gain = gain
+        self._model = draft_model if kind == "independent" else None
+        self._shape = tuple(shape)
+        self._steps = torch.arange(k, device=device)
+        self._path = PathTables(chain.a, chain, device)
+        self._slope: Tensor | None = None
+        if gain is not None:
+            self._slope = gain.slope
+        elif kind == "drift":
+            self._slope = ((1 - chain.a) / chain.b)[:, None].to(device, torch.float32)
+        if self._slope is not None:
+            weight = chain.a[:, None] + chain.b[:, None] * self._slope.cpu()
+            self._linear = PathTables(weight, chain, device)
+        self._a, self._b, self._s = (
+            table.to(device, torch.float32)[:, None] for table in (chain.a, chain.b, chain.s)
+        )
+        self.h = noise.new_zeros(n, k, size)
+        # The last step that h is known of, and the step that the tail was predicted at; -1 is
+        # before the chain began.
+        self.last = torch.full((n,), -1, dtype=torch.long, device=device)
+        # A model of its own needs no prediction to begin with.
+        self.known = torch.full((n,), kind == "independent", device=device)
+        self._tail, self._tail_step = noise.new_zeros(n, size), self.last
+        for row, prediction in enumerate(first or ()):
+            if prediction is not None:
+                self._tail[row] = prediction.flatten()
+                self.known[row] = True
+        if gain is not None:
+            self._tail = self._rotate(self._tail)
+        self.hear(noise)
+
+    def hear(self, noise: Tensor) -> None:
+        """Take the noise ``(N, K, D)`` that the next paths are drawn with."""
+        self._z = noise
+        self._turned = self._rotate(noise)
+        if self._gain is None:
+            self._drawn = torch.zeros_like(noise[:, :, :1])
+        else:
+            innovation = (self._s * self._turned)[:, :-1] * self._gain.slope[1:]
+            self._drawn = torch.cat([torch.zeros_like(noise[:, :1]), innovation.cumsum(1)], 1)
+
+    def propose(self, x: Tensor, position: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Guess the predictions of a window, and follow them.
+
+        Args:
+            x: States, ``(N, D)``.
+            position: Their steps, ``(N,)``.
+            step: Steps of the window, ``(N, W)``; entries beyond the chain repeat its last.
+
+        Returns:
+            Predictions and the states that they lead through, ``(N, W, D)`` each; the first state
+            is x.
+        """
+        if self._model is not None:
+            return self._propose_by_model(self._model, x, step)
+        z, h = _at(self._z, step), _at(self.h, step)
+        guess = h
+        if self._slope is not None:
+            along = self._linear.follow(self._rotate(x), step, h, _at(self._turned, step))
+            guess = h + self._slope[step] * along
+        drawn = _at(self._drawn, step)
+        row = (self.last - position).clamp(0, step.shape[1] - 1)[:, None]
+        behind = torch.where(
+            (self._tail_step >= 0)[:, None],
+            self._tail - _at(self._drawn, self._tail_step.clamp(min=0)[:, None])[:, 0],
+            self._tail,
+        )
+        reached = (self.last >= position)[:, None]
+        base = torch.where(reached, _at(guess - drawn, row)[:, 0], behind)
+        guess = torch.where((step <= self.last[:, None])[:, :, None], guess, base[:, None] + drawn)
+        if self._gain is not None:
+            guess = self._gain.clipped(self._rotate(guess, back=True))
+        return guess, self._path.follow(x, step, guess, z)
+
+    def _propose_by_model(self, model: Denoise, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """The only draft whose path is walked step by step: each needs a call of the model."""
+        chains = torch.arange(len(x), device=x.device)
+        guesses, states = [], []
+        for j in step.unbind(1):
+            guess = model(x.view(-1, *self._shape), j, chains).flatten(1)
+            guesses.append(guess)
+            states.append(x)
+            noise = _at(self._z, j[:, None])[:, 0]
+            x = self._a[j] * x + self._b[j] * guess + self._s[j] * noise
+        return torch.stack(guesses, 1), torch.stack(states, 1)
+
+    def learn(
+        self,
+        position: Tensor,
+        states: Tensor,
+        clean: Tensor,
+        stop: Tensor,
+        length: Tensor,
+        mean: Tensor,
+    ) -> None:
+        """Take in what the model said of a window.
+
+        Args:
+            position: The window's first steps, ``(N,)``.
+            states: Where the model was asked, ``(N, W, D)``.
+            clean: What it predicted, ``(N, W, D)``.
+            stop: Row of the last decided step, ``(N,)``.
+            length: Rows that were evaluated, ``(N,)``; zero where a chain has ended.
+            mean: The target's mean at row ``stop``, ``(N, D)``.
+        """
+        running = length > 0
+        if self.kind == "independent":
+            return
+        if self.kind == "drift":
+            increment = mean - _at(states, stop[:, None])[:, 0]
+            self.h = increment[:, None] / self._b
+            self.last = torch.full_like(self.last, len(self._steps) - 1)
+            return
+        revisits = self.kind in REVISITING
+        source = (length - 1).clamp(min=0) if revisits else stop
+        spoken = self._rotate(clean)
+        at = position + source
+        self._tail = torch.where(running[:, None], _at(spoken, source[:, None])[:, 0], self._tail)
+        self._tail_step = torch.where(running, at, self._tail_step)
+        if revisits:
+            h = spoken
+            if self._gain is not None:
+                step = (position[:, None] + self._steps[: clean.shape[1]]).clamp(
+                    max=len(self._s) - 1
+                )
+                h = spoken - self._gain.slope[step] * self._rotate(states)
+            row = self._steps - position[:, None]
+            seen = (row >= 0) & (row < length[:, None])
+            self.h = torch.where(seen[:, :, None], _at(h, row.clamp(0, clean.shape[1] - 1)), self.h)
+            self.last = torch.where(running, torch.maximum(self.last, at), self.last)
+
+    def _rotate(self, x: Tensor, back: bool = False) -> Tensor:
+        if self._gain is None:
+            return x
+        basis = self._gain.basis
+        return rotate_rows(x, basis.T if back else basis)
+
+
+def shifted(chunk: Tensor, executed: int) -> Tensor:
+    """The chunk ``(Tp, Da)`` as it is seen after ``executed`` steps: the last action repeated."""
+    return torch.cat([chunk[executed:], chunk[-1:].expand(min(executed, len(chunk)), -1)])
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """Entries ``(N, W, D)`` of values ``(N, K, D)`` at steps ``(N, W)``."""
+    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[-1]))

@@ -7,7 +7,7 @@ on the sampler, so that samplers are compared in pairs, on the same randomness.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,14 @@ class ChunkNoise:
         initial: Standard normal, ``(N, *D)``: state ``x_0`` before its scaling.
         steps: Standard normal ``z_j``, ``(N, K, *D)``.
         uniforms: ``u_j`` in (0, 1], ``(N, K)``, of the accept tests.
+        redraw: Gives further blocks for the same chains by their number, independent of this one
+            and of each other; only some samplers need them.
     """
 
     initial: Tensor
     steps: Tensor
     uniforms: Tensor
+    redraw: Callable[[int], ChunkNoise] | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors whose shapes disagree."""
@@ -49,7 +52,33 @@ class ChunkNoise:
             torch.cat([block.initial for block in blocks]),
             torch.cat([block.steps for block in blocks]),
             torch.cat([block.uniforms for block in blocks]),
+            None
+            if any(block.redraw is None for block in blocks)
+            else lambda number: cls.stack([block.redrawn(number) for block in blocks]),
         )
+
+    def __getitem__(self, chains: slice) -> ChunkNoise:
+        """The noise of some of the chains."""
+        redraw = self.redraw
+        return ChunkNoise(
+            self.initial[chains],
+            self.steps[chains],
+            self.uniforms[chains],
+            None if redraw is None else lambda number: redraw(number)[chains],
+        )
+
+    def redrawn(self, number: int) -> ChunkNoise:
+        """A further block of noise for the same chains.
+
+        Raises:
+            SamplerError: If this noise cannot be drawn again.
+        """
+        if self.redraw is None:
+            raise SamplerError(
+                "this sampler draws noise afresh: give it noise of a NoiseStream, or a ChunkNoise "
+                "with redraw=…"
+            )
+        return self.redraw(number).to(self.initial.device)
 
     def to(self, device: torch.device) -> ChunkNoise:
         """The same noise on a device."""
@@ -57,6 +86,7 @@ class ChunkNoise:
             self.initial.to(device, non_blocking=True),
             self.steps.to(device, non_blocking=True),
             self.uniforms.to(device, non_blocking=True),
+            self.redraw,
         )
 
 
@@ -87,13 +117,17 @@ class NoiseStream:
             num_steps: K. The noise of step j is the same whatever K.
             shape: D, the shape of one state.
         """
+        return self._block((int(self.repeat), index), num_steps, shape)
+
+    def _block(self, key: tuple[int, ...], num_steps: int, shape: Sequence[int]) -> ChunkNoise:
+        """The noise under a spawn key; that of ``redraw`` hangs below it."""
         size = math.prod(shape)
         # Philox is counter-based, and its streams under different spawn keys are independent.
         normal, uniform = (
             np.random.Generator(
-                np.random.Philox(np.random.SeedSequence(int(self.seed), spawn_key=key))
+                np.random.Philox(np.random.SeedSequence(int(self.seed), spawn_key=(*key, kind)))
             )
-            for key in ((int(self.repeat), index, 0), (int(self.repeat), index, 1))
+            for kind in (0, 1)
         )
         # Step by step in one draw: row 0 is x_0, row j + 1 is z_j.
         values = torch.from_numpy(normal.standard_normal((num_steps + 1, size), dtype=np.float32))
@@ -103,4 +137,5 @@ class NoiseStream:
             values[0].reshape(1, *shape),
             values[1:].reshape(1, num_steps, *shape),
             uniforms[None],
+            lambda number: self._block((*key, 2, number), num_steps, shape),
         )

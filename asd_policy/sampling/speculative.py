@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from asd_policy.sampling.chain import GaussianChain
-from asd_policy.sampling.coupling import reflection_coupling
-from asd_policy.sampling.drafts import source_rows
+from asd_policy.sampling.coupling import block_verification, reflection_coupling
+from asd_policy.sampling.drafts import ANCHORED, Drafts
 from asd_policy.sampling.noise import ChunkNoise
+from asd_policy.sampling.prior import Prior
 from asd_policy.sampling.result import Denoise, SampleResult
 from asd_policy.sampling.samplers import Speculative
+
+FALLBACK_WINDOW = 24
+"""θ where windows are to be planned but no gain tells how good the drafts are."""
 
 
 class SpeculativeState:
@@ -25,37 +29,47 @@ class SpeculativeState:
     Args:
         chain: The reverse process.
         noise: The randomness of the N chains, on the device to run on.
-        sampler: Draft and window.
+        sampler: Draft, window and verifier.
+        prior: What is known before the chunk begins.
     """
 
-    def __init__(self, chain: GaussianChain, noise: ChunkNoise, sampler: Speculative) -> None:
+    def __init__(
+        self, chain: GaussianChain, noise: ChunkNoise, sampler: Speculative, prior: Prior
+    ) -> None:
         device = noise.initial.device
-        self.num_steps = chain.num_steps
-        self.draft = sampler.draft
-        self.window_limit = sampler.window or chain.num_steps
+        n, k = noise.uniforms.shape
+        self.num_steps = k
+        self.sampler = sampler
         self.shape = noise.initial.shape[1:]
-        self.z = noise.steps.flatten(2)
-        self.u = noise.uniforms
+        self.noise = noise
+        self.z, self.u = noise.steps.flatten(2), noise.uniforms
         self.x = noise.initial.flatten(1) * chain.initial_std
-        n, size = self.x.shape
         self.position = torch.zeros(n, dtype=torch.long, device=device)
-        # No draft is known before the first evaluation: the first round is one step long.
-        self.window = torch.ones(n, dtype=torch.long, device=device)
-        self.predictions = self.x.new_zeros(n, self.num_steps, size)
-        self._steps = torch.arange(self.num_steps, device=device)
+        self.drafts = Drafts(
+            sampler.draft,
+            chain,
+            self.z,
+            prior.gain if sampler.draft == "gain" else None,
+            prior.previous if sampler.warm_start else None,
+            prior.draft_model,
+            self.shape,
+        )
+        self._windows: Tensor | None = None
+        if isinstance(sampler.window, str):
+            self._limit = FALLBACK_WINDOW
+            if (plan := prior.windows(chain, sampler.window, n)) is not None:
+                self._windows = torch.from_numpy(plan.windows).to(device)
+        else:
+            self._limit = sampler.window or k
+        # Without a draft for its first step a chain begins with a window of one.
+        self.window = torch.where(self.drafts.known, self._next_window(), 1)
+        self.rounds = 0
+        self._steps = torch.arange(k, device=device)
         self._coefficients = torch.stack([chain.a, chain.b, chain.s], dim=1).to(
             device, torch.float32
         )
         ratio = torch.where(chain.s > 0, chain.b / chain.s, 0.0)
         self._gap = ratio.to(device, torch.float32)
-        # c_j = a_0 … a_{j-1} turns the path's recurrence into a sum: x_j / c_j grows by
-        # (b x0 + s z) / c_{j+1}. In float64, since c falls by many orders of magnitude.
-        product = torch.cat([chain.a.new_ones(1), chain.a[:-1].cumprod(0)])
-        # The last step's successor is no state of any window; 1 keeps its entry finite.
-        following = torch.cat([product[1:], product.new_ones(1)])
-        self._scaling = torch.stack([product, chain.b / following, chain.s / following], dim=1).to(
-            device
-        )
 
     def plan(self) -> tuple[np.ndarray, np.ndarray]:
         """Read positions and windows, ``(N,)`` each: the one copy to the host between rounds."""
@@ -70,14 +84,11 @@ class SpeculativeState:
             width: W, at least the longest window of this round.
             rows: Which entries of the flattened ``(N, W)`` window exist, ``(R,)``.
         """
-        n, size = self.x.shape
+        size = self.x.shape[1]
         ahead = self._steps[:width]
         step = (self.position[:, None] + ahead).clamp(max=self.num_steps - 1)
         length = torch.minimum(self.window, self.num_steps - self.position)
-        gather = step[:, :, None].expand(-1, -1, size)
-        draft, z = self.predictions.gather(1, gather), self.z.gather(1, gather)
-
-        states = self._drafted_states(step, draft, z)
+        draft, states = self.drafts.propose(self.x, self.position, step)
         clean = torch.zeros_like(draft)
         clean.view(-1, size)[rows] = denoise(
             states.view(-1, *self.shape)[rows],
@@ -85,50 +96,79 @@ class SpeculativeState:
             rows // width,
         ).flatten(1)
 
-        difference = self._gap[step][:, :, None] * (draft - clean)
-        coupled = reflection_coupling(difference, z, self.u.gather(1, step))
-        # No draft follows a window's last step, so that its draft may be its own evaluation: it is
-        # accepted for certain. (In ASD this evaluation is the next round's anchor.)
+        self.difference = self._gap[step][:, :, None] * (draft - clean)
+        stop, noise = self._verify(step, length)
+        at_stop = stop[:, None, None].expand(-1, 1, size)
+        a, b, s = self._coefficients[step.gather(1, stop[:, None])].unbind(-1)
+        mean = a * states.gather(1, at_stop)[:, 0] + b * clean.gather(1, at_stop)[:, 0]
+        running = length > 0
+        self.x = torch.where(running[:, None], mean + s * noise, self.x)
+        self.drafts.learn(self.position, states, clean, stop, length, mean)
+        if self.sampler.verifier == "block":
+            self._renew(self.position + stop, noise)
+        self.position = self.position + torch.where(running, stop + 1, 0)
+        self.window = self._next_window()
+        if self.sampler.draft in ANCHORED:
+            # As published, a rejection is followed by a call for a new anchor: a window of one.
+            self.window = torch.where(stop + 1 < length, 1, self.window)
+        self.rounds += 1
+
+    def _verify(self, step: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """The row ``(N,)`` at which each chain stops, and the noise ``(N, D)`` of its step there.
+
+        No draft follows a window's last step, so that its draft may be its own evaluation: it is
+        accepted for certain. (In ASD this evaluation is the next round's anchor.)
+        """
+        gather = step[:, :, None].expand(-1, -1, self.z.shape[2])
+        z, u = self.z.gather(1, gather), self.u.gather(1, step)
         last = (length - 1).clamp(min=0)
+        if self.sampler.verifier == "block":
+            fresh = self.noise.redrawn(2 * self.rounds)
+            return block_verification(
+                self.difference,
+                z,
+                torch.cat([u, u[:, -1:]], dim=1),
+                last,
+                fresh.initial.flatten(1),
+                fresh.uniforms[:, 0],
+            )
+        coupled = reflection_coupling(self.difference, z, u)
+        ahead = self._steps[: step.shape[1]]
         accepted = (coupled.accepted | (ahead == last[:, None])) & (ahead < length[:, None])
         stop = torch.minimum(accepted.long().cumprod(1).sum(1), last)
-
-        at_stop = stop[:, None, None].expand(-1, 1, size)
-        noise = torch.where(accepted[:, :, None], z, coupled.rejected_noise)
-        a, b, s = self._coefficients[step.gather(1, stop[:, None])].unbind(-1)
-        following = (
-            a * states.gather(1, at_stop)[:, 0]
-            + b * clean.gather(1, at_stop)[:, 0]
-            + s * noise.gather(1, at_stop)[:, 0]
+        at_stop = stop[:, None, None].expand(-1, 1, z.shape[2])
+        noise = torch.where(
+            accepted.gather(1, stop[:, None]),
+            z.gather(1, at_stop)[:, 0],
+            coupled.rejected_noise.gather(1, at_stop)[:, 0],
         )
-        running = length > 0
-        self.x = torch.where(running[:, None], following, self.x)
-        source = source_rows(self.draft, self._steps - self.position[:, None], stop, last)
-        self.predictions = clean.gather(1, source[:, :, None].expand(-1, -1, size))
-        self.position = self.position + torch.where(running, stop + 1, 0)
-        if self.draft == "frozen":
-            # As published, a rejection is followed by a call for a new anchor: a window of one.
-            self.window = torch.where(stop < last, 1, self.window_limit)
-        else:
-            self.window = torch.full_like(self.window, self.window_limit)
+        return stop, noise
 
-    def _drafted_states(self, step: Tensor, draft: Tensor, z: Tensor) -> Tensor:
-        """The states ``(N, W, D)`` that the drafts lead through, the current one first."""
-        product, weight, spread = self._scaling[step].unsqueeze(-2).unbind(-1)
-        increments = weight * draft + spread * z
-        path = torch.cat([self.x[:, None] / product[:, :1], increments[:, :-1]], dim=1).cumsum(1)
-        return (product * path).to(self.x.dtype)
+    def _renew(self, decided: Tensor, noise: Tensor) -> None:
+        """Draw all noise after the step ``decided`` afresh, and note what that step's was."""
+        fresh = self.noise.redrawn(2 * self.rounds + 1)
+        later = self._steps > decided[:, None]
+        self.z = torch.where(later[:, :, None], fresh.steps.flatten(2), self.z)
+        self.u = torch.where(later, fresh.uniforms, self.u)
+        now = (self._steps == decided[:, None])[:, :, None]
+        self.z = torch.where(now, noise[:, None], self.z)
+        self.drafts.hear(self.z)
+
+    def _next_window(self) -> Tensor:
+        if self._windows is None:
+            return torch.full_like(self.position, self._limit)
+        return self._windows[self.position.clamp(max=self.num_steps - 1), self.drafts.last + 1]
 
 
 def sample_speculative(
-    denoise: Denoise, chain: GaussianChain, noise: ChunkNoise, sampler: Speculative
+    denoise: Denoise, chain: GaussianChain, noise: ChunkNoise, sampler: Speculative, prior: Prior
 ) -> SampleResult:
     """Sample N chains exactly, in fewer sequential calls than they have steps.
 
     Sources: Hu et al. (2025), arXiv 2505.03983, for ``frozen``; the other drafts differ in what
     they predict, not in how they are verified.
     """
-    state = SpeculativeState(chain, noise, sampler)
+    state = SpeculativeState(chain, noise, sampler, prior)
     device = noise.initial.device
     n = len(noise.initial)
     evaluations = np.zeros(n, dtype=np.int64)

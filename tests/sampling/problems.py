@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from asd_policy.sampling import ChunkNoise, GaussianChain
+from asd_policy.sampling import ChunkNoise, CostTable, Gain, GaussianChain, Prior, calibrate
 
 
 class Mixture:
@@ -36,7 +38,27 @@ def random_noise(n: int, chain: GaussianChain, shape: tuple[int, ...], seed: int
         torch.randn(n, *shape, generator=generator),
         torch.randn(n, k, *shape, generator=generator),
         1 - torch.rand(n, k, generator=generator),
+        lambda number: random_noise(n, chain, shape, 1_000_003 * (seed + 1) + number),
     )
+
+
+def prior(chain: GaussianChain, n: int) -> Prior:
+    """All that a sampler of the mixture can be told before n chains begin, for better or worse."""
+    mixture = Mixture(chain)
+    # Every other chain knows a previous chunk, and it is a bad guess.
+    guess = torch.tensor([0.7, 0.2])
+    return Prior(
+        _gain(chain),
+        [guess if i % 2 else None for i in range(n)],
+        lambda x, step, chain_index: 0.9 * mixture.denoise(x, step, chain_index) + 0.05,
+        CostTable((1, 64), (1.0, 2.0)),
+    )
+
+
+@lru_cache
+def _gain(chain: GaussianChain) -> Gain:
+    noise = random_noise(256, chain, (2,), seed=99)
+    return calibrate(Mixture(chain).denoise, chain, noise, clip=None)
 
 
 def chains() -> dict[str, GaussianChain]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from asd_policy.sampling.coupling import reflection_coupling
+from asd_policy.sampling.coupling import block_verification, reflection_coupling
 
 
 @pytest.mark.parametrize("distance", [0.1, 1.0, 3.0])
@@ -40,3 +40,47 @@ def test_a_rejection_keeps_the_noises_length():
     difference = 4 * torch.randn(200, 3)
     noise = reflection_coupling(difference, z, torch.ones(200)).rejected_noise
     assert torch.allclose(noise.norm(dim=1), z.norm(dim=1), atol=1e-5)
+
+
+def block(distance, n=40_000, width=4, size=5, drafts=4):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(n, width, size, generator=generator)
+    u = 1 - torch.rand(n, width + 1, generator=generator)
+    difference = torch.full((size,), distance / math.sqrt(size)).expand(n, width, size)
+    fresh = torch.randn(n, size, generator=generator)
+    fresh_u = 1 - torch.rand(n, generator=generator)
+    count = torch.full((n,), drafts)
+    return difference, z, u, block_verification(difference, z, u, count, fresh, fresh_u)
+
+
+@pytest.mark.parametrize("distance", [0.1, 1.0, 3.0])
+def test_a_block_draws_the_target_at_its_first_step(distance):
+    difference, z, _, (stop, noise) = block(distance)
+    first = torch.where((stop > 0)[:, None], difference[:, 0] + z[:, 0], noise)
+    for direction in torch.randn(6, 5, generator=torch.Generator().manual_seed(1)):
+        projected = (first @ (direction / direction.norm())).numpy()
+        assert kstest(projected, "norm").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("distance", [0.3, 1.0])
+def test_a_block_keeps_more_than_steps_one_by_one(distance):
+    difference, z, u, (stop, _) = block(distance)
+    one_by_one = reflection_coupling(difference, z, u[:, :-1]).accepted.long().cumprod(1).sum(1)
+    assert stop.float().mean() > 1.01 * one_by_one.float().mean()
+
+
+def test_a_block_of_one_draft_is_maximally_coupled():
+    distance = 1.0
+    *_, (stop, _) = block(distance, width=1, drafts=1)
+    probability = 1 + math.erf(-distance / 2 / math.sqrt(2))
+    assert stop.float().mean() == pytest.approx(probability, abs=0.01)
+
+
+def test_a_block_that_is_the_target_stands():
+    z = torch.randn(50, 3, 2)
+    drafts = torch.tensor([0, 1, 2, 3, 3] * 10)
+    verdict = block_verification(
+        torch.zeros(50, 3, 2), z, torch.ones(50, 4), drafts, torch.randn(50, 2), torch.ones(50)
+    )
+    assert torch.equal(verdict.stop, drafts)
+    assert torch.isfinite(verdict.noise).all()

@@ -8,26 +8,30 @@ import numpy as np
 import pytest
 import torch
 from paths import REPOSITORY
-from problems import Mixture, chains, random_noise
-from two_sample import same_distribution
+from problems import Mixture, chains, prior, random_noise
 
 import envs
 from asd_policy.formats import load_checkpoint
 from asd_policy.policies import Planner
-from asd_policy.sampling import parse_sampler, sample, speculative
+from asd_policy.sampling import drafts, parse_sampler, sample, speculative
 from asd_policy.sampling.coupling import Coupled
+from eval.two_sample import same_distribution
 
 SAMPLES = 15_000
 # Below this a difference is real: some sixty honest comparisons leave a false alarm unlikely.
 SIGNIFICANCE = 1e-4
 EXACT = [
     "asd-paper:1", "asd-paper:4", "asd-paper:12", "asd-paper:inf", "carry:4", "carry:12",
-    "carry:inf", "refine:1", "refine:4", "refine:12", "refine:inf",
+    "carry:inf", "refine:1", "refine:4", "refine:12", "refine:inf", "refine+warm:12", "gain:1",
+    "gain:12", "gain:inf", "asd", "asd:4", "asd:12", "asd:inf", "asd:auto", "carry+block:4",
+    "carry+block:12", "gain+block:12", "asd+block:6", "asd+block:inf", "speculative-frozen:6",
+    "speculative-independent:6",
 ]  # fmt: skip
 
 
 def draw(chain, sampler, seed, n=SAMPLES):
-    return sample(Mixture(chain).denoise, chain, random_noise(n, chain, (2,), seed), sampler)
+    noise = random_noise(n, chain, (2,), seed)
+    return sample(Mixture(chain).denoise, chain, noise, sampler, prior(chain, n))
 
 
 @pytest.fixture(scope="module", params=chains().items(), ids=lambda item: item[0])
@@ -44,7 +48,7 @@ def test_samples_the_ddpm_distribution(reference, sampler):
     assert all(sum(accepted) == chain.num_steps for accepted in result.accepted)
 
 
-@pytest.mark.parametrize("sampler", ["asd-paper:12", "carry:12", "refine:12"])
+@pytest.mark.parametrize("sampler", ["asd-paper:12", "carry:12", "refine:12", "asd"])
 def test_is_worth_it(reference, sampler):
     chain, _ = reference
     assert np.mean(draw(chain, sampler, seed=1, n=500).calls) < 0.5 * chain.num_steps
@@ -83,13 +87,15 @@ def verify_with_the_next_steps_noise(monkeypatch):
 
 
 def peek_at_the_noise(monkeypatch):
-    honest = speculative.SpeculativeState.round
+    honest = drafts.Drafts.propose
 
-    def planted(state, *inputs):
-        state.predictions = state.predictions + 0.3 * state.z
-        honest(state, *inputs)
+    def planted(self, x, position, step):
+        guess, _ = honest(self, x, position, step)
+        z = self._z.gather(1, step[:, :, None].expand(-1, -1, guess.shape[2]))
+        guess = guess + 0.3 * z
+        return guess, self._path.follow(x, step, guess, z)
 
-    monkeypatch.setattr(speculative.SpeculativeState, "round", planted)
+    monkeypatch.setattr(drafts.Drafts, "propose", planted)
 
 
 def evaluate_one_step_too_late(monkeypatch):
@@ -102,7 +108,7 @@ def evaluate_one_step_too_late(monkeypatch):
     monkeypatch.setattr(speculative.SpeculativeState, "round", planted)
 
 
-@pytest.mark.parametrize("sampler", ["asd-paper:12", "carry:12", "refine:12"])
+@pytest.mark.parametrize("sampler", ["asd-paper:12", "carry:12", "refine:12", "asd:12"])
 @pytest.mark.parametrize(
     "plant",
     [
@@ -115,6 +121,46 @@ def evaluate_one_step_too_late(monkeypatch):
     ],
 )
 def test_a_planted_error_is_caught(reference, sampler, plant, monkeypatch):
+    chain, expected = reference
+    plant(monkeypatch)
+    assert same_distribution(expected, draw(chain, sampler, seed=1).x.numpy()) < SIGNIFICANCE
+
+
+def keep_the_later_noise(monkeypatch):
+    monkeypatch.setattr(speculative.SpeculativeState, "_renew", lambda state, decided, noise: None)
+
+
+def keep_the_orthogonal_noise_of_the_draft(monkeypatch):
+    """Where the block stops, take the draft's own noise for the target's."""
+    honest = speculative.block_verification
+
+    def planted(difference, z, u, count, fresh, fresh_u):
+        verdict = honest(difference, z, u, count, fresh, fresh_u)
+        at = verdict.stop.clamp(max=z.shape[1] - 1)[:, None, None].expand(-1, 1, z.shape[2])
+        return verdict._replace(noise=z.gather(1, at)[:, 0])
+
+    monkeypatch.setattr(speculative, "block_verification", planted)
+
+
+def accept_longer_blocks(monkeypatch):
+    honest = speculative.block_verification
+    monkeypatch.setattr(
+        speculative, "block_verification", lambda d, z, u, *rest: honest(d, z, u**3, *rest)
+    )
+
+
+@pytest.mark.parametrize("sampler", ["asd+block:inf"])
+@pytest.mark.parametrize(
+    "plant",
+    [
+        keep_the_later_noise,
+        keep_the_orthogonal_noise_of_the_draft,
+        accept_longer_blocks,
+        peek_at_the_noise,
+        evaluate_one_step_too_late,
+    ],
+)
+def test_a_planted_error_in_block_verification_is_caught(reference, sampler, plant, monkeypatch):
     chain, expected = reference
     plant(monkeypatch)
     assert same_distribution(expected, draw(chain, sampler, seed=1).x.numpy()) < SIGNIFICANCE

@@ -48,3 +48,22 @@ def test_refuses_keys_that_are_no_seeds(key):
 def test_refuses_shapes_that_disagree():
     with pytest.raises(SamplerError, match="noise shapes disagree"):
         ChunkNoise(torch.zeros(2, 3), torch.zeros(2, 5, 4), torch.ones(2, 5))
+
+
+def test_noise_drawn_again_is_keyed_and_new():
+    stream = NoiseStream(7, 1)
+    block = stream.chunk(3, 20, (4, 2))
+    again = block.redrawn(0)
+    assert torch.equal(again.steps, stream.chunk(3, 20, (4, 2)).redrawn(0).steps)
+    others = [block, again, block.redrawn(1), stream.chunk(4, 20, (4, 2)).redrawn(0)]
+    flat = torch.stack([other.steps.flatten() for other in others])
+    assert (torch.corrcoef(flat) - torch.eye(4)).abs().max() < 0.35
+    together = ChunkNoise.stack([stream.chunk(2, 20, (4, 2)), block])
+    assert torch.equal(together.redrawn(0).steps[1:], again.steps)
+    assert torch.equal(together[1:].redrawn(0).uniforms, again.uniforms)
+
+
+def test_says_so_when_noise_cannot_be_drawn_again():
+    block = ChunkNoise(torch.zeros(1, 3), torch.zeros(1, 5, 3), torch.ones(1, 5))
+    with pytest.raises(SamplerError, match="NoiseStream"):
+        block.redrawn(0)

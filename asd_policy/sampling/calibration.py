@@ -1,0 +1,115 @@
+"""Calibration: run a model along its chain once, and learn how to draft for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asd_policy.sampling.chain import GaussianChain
+from asd_policy.sampling.gain import Gain, fit_gain
+from asd_policy.sampling.noise import ChunkNoise
+from asd_policy.sampling.prior import Prior
+from asd_policy.sampling.result import Denoise
+from asd_policy.sampling.samplers import Speculative
+from asd_policy.sampling.sequential import sample_sequential
+from asd_policy.sampling.speculative import SpeculativeState
+
+_PROBE = Speculative("gain", 48, warm_start=True)
+_LEAST = 8
+"""Visits of a step from which their mean error is believed."""
+
+
+def calibrate(
+    denoise: Denoise,
+    chain: GaussianChain,
+    noise: ChunkNoise,
+    clip: float | None,
+    previous: Sequence[Tensor | None] | None = None,
+    batch: int = 64,
+    on_progress: Callable[[int], None] = lambda chains: None,
+) -> Gain:
+    """Fit a gain to N sequential chains, then measure how far drafts made with it are off.
+
+    Args:
+        denoise: The model; its chain indices are those of the noise.
+        chain: The reverse process.
+        noise: The randomness of N chains, 16 or more.
+        clip: The model's own bound on x̂0.
+        previous: For each chain the prediction that is known before it begins, or None.
+        batch: Chains run together.
+        on_progress: Called with the number of chains finished; each is run twice.
+
+    Returns:
+        The gain with all its errors.
+    """
+    n, k = noise.uniforms.shape
+    size = noise.initial[0].numel()
+    predictions = noise.steps.new_zeros(n, k, size)
+    blocks = [range(at, min(at + batch, n)) for at in range(0, n, batch)]
+
+    def recorded(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+        clean = denoise(x, step, chain_index)
+        predictions[chain_index, step] = clean.flatten(1)
+        return clean
+
+    for block in blocks:
+        sample_sequential(_from(recorded, block.start), chain, noise[block.start : block.stop])
+        on_progress(len(block))
+    known = None
+    if previous is not None:
+        unknown = noise.steps.new_full((size,), math.nan)
+        known = torch.stack([unknown if p is None else p.flatten() for p in previous])
+    gain = fit_gain(chain, predictions, noise.steps.flatten(2), clip, known)
+    visits, squares = np.zeros(k), np.zeros(k)
+    for block in blocks:
+        prior = Prior(gain, None if previous is None else previous[block.start : block.stop])
+        state = SpeculativeState(chain, noise[block.start : block.stop], _PROBE, prior)
+        _probe(_from(denoise, block.start), chain, state, visits, squares)
+        on_progress(len(block))
+    believed = visits >= _LEAST
+    if not believed.any():
+        return gain
+    steps = np.arange(k)
+    measured = np.sqrt(squares[believed] / visits[believed])
+    revisit = np.interp(steps, steps[believed], measured)
+    return replace(gain, revisit_error=torch.from_numpy(revisit).to(gain.slope))
+
+
+def _from(denoise: Denoise, first: int) -> Denoise:
+    """The model of the chains from ``first`` on."""
+
+    def of_block(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+        return denoise(x, step, chain_index + first)
+
+    return of_block
+
+
+def _probe(
+    denoise: Denoise,
+    chain: GaussianChain,
+    state: SpeculativeState,
+    visits: np.ndarray,
+    squares: np.ndarray,
+) -> None:
+    """Run chains to their ends, adding up the errors of drafts that visit a step again."""
+    gap = torch.where(chain.s > 0, chain.b / chain.s, 1.0).numpy()
+    position, length = state.plan()
+    while length.any():
+        width = int(length.max())
+        last = state.drafts.last.cpu().numpy()
+        rows = np.flatnonzero(np.arange(width) < length[:, None])
+        state.round(denoise, width, torch.from_numpy(rows).to(state.x.device))
+        following, next_length = state.plan()
+        step = position[:, None] + np.arange(width)
+        # A window's last row is no draft, and rows after a rejection were never put to the test.
+        tested = (step < following[:, None]) & (np.arange(width) < length[:, None] - 1)
+        again = tested & (step <= last[:, None])
+        error = state.difference.norm(dim=-1).cpu().numpy()
+        np.add.at(visits, step[again], 1)
+        np.add.at(squares, step[again], (error[again] / gap[step[again]]) ** 2)
+        position, length = following, next_length

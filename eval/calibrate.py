@@ -1,0 +1,98 @@
+"""Learn how to draft for a policy: ``python -m eval.calibrate checkpoint=FOLDER``.
+
+Follows the policy through a few episodes, samples their chunks step by step, fits the gain to them
+and writes it beside the weights. It takes a minute or two, once for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+import asd_policy
+import envs
+from asd_policy import AsdPolicyError
+from asd_policy.formats import save_gain
+from asd_policy.policies.policy import Policy
+from asd_policy.sampling import Gain, calibrate
+from envs.errors import UnknownTaskError
+from eval.errors import EvaluationError, RequestError
+from eval.provenance import describe
+from eval.situations import Situations, record
+
+_CALIBRATION_REPEAT = 1
+"""The episodes' own noise is repeat 0: fitting to it would be fitting to what was executed."""
+
+
+@torch.inference_mode()
+def fit(policy: Policy, situations: Situations) -> Gain:
+    """Fit a policy's gain at some situations."""
+    planner = policy.planner
+    rows = range(len(situations))
+    steps = planner.chain.num_steps
+    noise = situations.noise(rows, steps, planner.chunk_shape, repeat=_CALIBRATION_REPEAT)
+    previous = [
+        None if chunk is None else chunk.to(planner.device) for chunk in situations.known(rows)
+    ]
+    with tqdm(total=2 * len(rows), desc="calibrating", unit="chunk") as progress:
+        return calibrate(
+            planner.denoiser(situations.history),
+            planner.chain,
+            noise.to(planner.device),
+            policy.spec.parametrization.clip,
+            previous,
+            on_progress=progress.update,
+        )
+
+
+def run(config: DictConfig) -> Path:
+    """Calibrate as the configuration says.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RequestError: If there are too few chunks to learn from.
+        asd_policy.AsdPolicyError: If the checkpoint cannot be read or written.
+        envs.errors.UnknownTaskError: If its task is not known here.
+    """
+    torch.set_num_threads(1)
+    if not isinstance(config.chunks, int) or config.chunks < 16:
+        raise RequestError(f"chunks: expected a whole number of at least 16, got {config.chunks!r}")
+    # Read as it is without its gain, which may be the very thing to mend.
+    policy = asd_policy.load_policy(config.checkpoint, device=config.device, gain=False)
+    task = envs.spec(policy.spec.task)
+    situations = record(
+        policy,
+        partial(envs.make, task.name),
+        config.first_seed,
+        config.chunks,
+        task.max_episode_steps,
+    )
+    gain = fit(policy, situations)
+    notes = {
+        "chunks": config.chunks,
+        "first_seed": config.first_seed,
+        "made_with": describe(config.device),
+    }
+    return save_gain(gain, config.checkpoint, notes)
+
+
+@hydra.main(version_base="1.3", config_path="../configs/eval", config_name="calibrate")
+def main(config: DictConfig) -> None:
+    """Run from the command line."""
+    try:
+        print(f"wrote {run(config)}")
+    except (EvaluationError, AsdPolicyError, UnknownTaskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The gain and the draft network beside the weights: theirs alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import asd_policy
+from asd_policy.errors import CheckpointError, SamplerError
+from asd_policy.formats import fingerprint, load_gain, save_checkpoint, save_gain
+from asd_policy.policies import Normalizer
+from asd_policy.sampling import Gain
+
+FILE = "gain.safetensors"
+
+
+@pytest.fixture
+def gain():
+    return Gain(torch.eye(48), torch.rand(20, 48), *(torch.rand(20) for _ in range(3)), clip=1.0)
+
+
+def test_reads_back_what_was_written(gain, tiny_folder):
+    before = fingerprint(tiny_folder)
+    save_gain(gain, tiny_folder, {"chunks": 16})
+    loaded = load_gain(tiny_folder, 1.0)
+    assert loaded.clip == 1.0
+    assert all(torch.equal(v, gain.tensors()[k]) for k, v in loaded.tensors().items())
+    assert fingerprint(tiny_folder) != before
+    policy = asd_policy.load_policy(tiny_folder, device="cpu")
+    assert torch.equal(policy.planner.gain.slope, gain.slope)
+    assert asd_policy.load_policy(tiny_folder, device="cpu", gain=False).planner.gain is None
+
+
+def test_a_checkpoint_without_one_has_none(tiny_folder):
+    assert load_gain(tiny_folder, 1.0) is None
+
+
+def test_other_weights_refuse_it(gain, tiny_folder, tiny_checkpoint, tmp_path):
+    save_gain(gain, tiny_folder, {})
+    with torch.no_grad():
+        next(tiny_checkpoint.network.parameters()).add_(1e-3)
+    save_checkpoint(tiny_checkpoint, tmp_path / "other")
+    shutil.copy(tiny_folder / FILE, tmp_path / "other" / FILE)
+    with pytest.raises(CheckpointError, match=r"fitted to other weights.*eval\.calibrate"):
+        asd_policy.load_policy(tmp_path / "other", device="cpu")
+
+
+def test_saving_weights_drops_the_old_gain(gain, tiny_folder, tiny_checkpoint):
+    save_gain(gain, tiny_folder, {})
+    save_checkpoint(tiny_checkpoint, tiny_folder)
+    assert not (tiny_folder / FILE).exists()
+
+
+def test_damage_is_named(gain, tiny_folder):
+    path = save_gain(gain, tiny_folder, {})
+    tensors = load_file(path)
+    save_file({"basis": tensors["basis"]}, path)
+    with pytest.raises(CheckpointError, match="expected the tensors"):
+        load_gain(tiny_folder, 1.0)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_gain(tiny_folder, 1.0)
+
+
+def test_a_gain_of_another_chunk_is_refused(tiny_folder):
+    small = Gain(torch.eye(3), torch.rand(20, 3), *(torch.rand(20) for _ in range(3)))
+    save_gain(small, tiny_folder, {})
+    with pytest.raises(CheckpointError, match="expected 20 steps of size 48, got 20 of size 3"):
+        asd_policy.load_policy(tiny_folder, device="cpu")
+
+
+def observe(policy):
+    policy.reset(seed=0)
+    return policy.act({"keypoint": torch.full((9, 2), 200.0), "agent_pos": torch.full((2,), 99.0)})
+
+
+def test_a_draft_network_is_used(tiny_checkpoint, tiny_folder):
+    sampler = "speculative-independent:6"
+    with pytest.raises(SamplerError, match="needs a draft model"):
+        observe(asd_policy.load_policy(tiny_folder, sampler=sampler, device="cpu"))
+    # The network as its own draft: every window is accepted.
+    save_checkpoint(tiny_checkpoint, tiny_folder / "draft")
+    policy = asd_policy.load_policy(tiny_folder, sampler=sampler, device="cpu")
+    drafted = observe(policy)
+    assert policy.last_plan.calls[0] == 4
+    assert drafted == pytest.approx(observe(policy.with_sampler("ddpm")), abs=1e-4)
+
+
+def test_a_draft_of_another_policy_is_refused(tiny_checkpoint, tiny_folder):
+    normalizers = {
+        **tiny_checkpoint.normalizers,
+        "action": Normalizer(torch.ones(3), torch.ones(3)),
+    }
+    save_checkpoint(
+        dataclasses.replace(tiny_checkpoint, normalizers=normalizers), tiny_folder / "draft"
+    )
+    with pytest.raises(CheckpointError, match="a draft must have the policy's own"):
+        asd_policy.load_policy(tiny_folder, device="cpu")
