@@ -18,6 +18,8 @@ from asd_policy.formats.native import (
     save_checkpoint,
 )
 from asd_policy.policies import Planner, Policy
+from asd_policy.policies.planner import Precision
+from asd_policy.runtime.graphs import GraphRunner
 from asd_policy.sampling import Sampler
 
 __all__ = [
@@ -36,6 +38,8 @@ def load_policy(
     sampler: str | Sampler = "asd",
     device: str | torch.device = "auto",
     gain: bool = True,
+    precision: Precision = "default",
+    graphs: bool = True,
 ) -> Policy:
     """Load a policy that is ready to act.
 
@@ -45,6 +49,8 @@ def load_policy(
         sampler: A sampler or its name: ``asd`` (ours), ``asd-paper:24``, ``ddpm``, …
         device: A torch device, or ``auto``: CUDA where there is one, else the CPU.
         gain: Whether to read the checkpoint's gain, if it has one.
+        precision: How the network computes: ``default`` as PyTorch is set, or ``bfloat16``.
+        graphs: Whether to run samplers as CUDA graphs, on a CUDA device.
 
     Raises:
         CheckpointError: If the checkpoint is missing, incomplete or damaged.
@@ -54,13 +60,16 @@ def load_policy(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = load_checkpoint(path)
     draft = Path(path) / DRAFT_FOLDER
+    where = torch.device(device)
     planner = Planner(
         checkpoint.spec,
         checkpoint.network,
         checkpoint.normalizers,
-        torch.device(device),
+        where,
         gain=load_gain(path, checkpoint.spec.parametrization.clip) if gain else None,
         draft_network=_load_draft(draft, checkpoint) if draft.is_dir() else None,
+        runner=GraphRunner() if graphs and where.type == "cuda" else None,
+        precision=precision,
     )
     return Policy(planner, sampler)
 

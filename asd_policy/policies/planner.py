@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from asd_policy.sampling import (
     WindowPlan,
     sample,
 )
+
+Precision = Literal["default", "bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,9 @@ class Planner:
         device: Where to run.
         gain: What was learned about drafting for this network.
         draft_network: A smaller network for the same policy, for ``speculative-independent``.
+        runner: How samplers are run; call by call when None.
+        precision: How the network computes: ``default`` as PyTorch is set, or ``bfloat16``
+            (autocast). Samplers are exact for the network as it computes.
 
     Raises:
         CheckpointError: If the gain is of another chain or another size of chunk.
@@ -71,8 +76,15 @@ class Planner:
         device: torch.device,
         gain: Gain | None = None,
         draft_network: nn.Module | None = None,
+        runner: Runner | None = None,
+        precision: Precision = "default",
     ) -> None:
+        if precision not in get_args(Precision):
+            raise CheckpointError(
+                f"precision: expected one of {get_args(Precision)}, got {precision!r}"
+            )
         self.spec = spec
+        self.precision = precision
         self.device = device
         self.chain = spec.build_chain()
         self.chunk_shape = (spec.pred_horizon, spec.action_dim)
@@ -83,13 +95,14 @@ class Planner:
                 f"{gain.num_steps} of size {gain.size}: run `python -m eval.calibrate` again"
             )
         self.gain = None if gain is None else gain.to(device)
-        self._clean = CleanPrediction(self.chain, spec.parametrization, device)
-        self._model = _Model(network, self.chain, self._clean, device)
+        clean = CleanPrediction(self.chain, spec.parametrization, device)
+        self._model = Model(network, self.chain, clean, device, precision)
         self._draft_model = (
             None
             if draft_network is None
-            else _Model(draft_network, self.chain, self._clean, device)
+            else Model(draft_network, self.chain, clean, device, precision)
         )
+        self._run = runner or run_eagerly
         entries = [normalizers[entry.key] for entry in spec.observations]
         self._observation = Normalizer(
             torch.cat([n.scale for n in entries]), torch.cat([n.offset for n in entries])
@@ -101,7 +114,7 @@ class Planner:
     @torch.inference_mode()
     def denoiser(self, history: NDArray[np.float32]) -> Denoise:
         """The model of N histories ``(N, To, observation_dim)``, for ``sampling.sample``."""
-        return self._model.given(self._condition(history))
+        return self._model.given(self._model.embed(self._condition(history)))
 
     @torch.inference_mode()
     def plan(
@@ -126,18 +139,15 @@ class Planner:
             SamplerError: If the sampler lacks something: a gain, a draft network.
         """
         start = time.perf_counter()
-        condition = self._condition(history)
         auto = isinstance(sampler, Speculative) and sampler.window == "auto"
         prior = Prior(
             self.gain,
             previous,
-            None if self._draft_model is None else self._draft_model.given(condition),
-            self.costs() if auto else None,
-            self._window_plans,
+            costs=self.costs() if auto else None,
+            plans=self._window_plans,
         )
-        result = sample(
-            self._model.given(condition), self.chain, noise.to(self.device), sampler, prior
-        )
+        inputs = Inputs(self._condition(history), noise.to(self.device), prior)
+        result = self._run(self.chain, sampler, self._model, self._draft_model, inputs)
         actions = self._action.unnormalize(result.x).cpu().numpy()
         if not np.isfinite(actions).all():
             raise PlanningError(
@@ -166,8 +176,16 @@ class Planner:
         return self._observation.normalize(raw).flatten(1)
 
 
-class _Model:
-    """A network with the tables of its steps."""
+class Model:
+    """A network with the tables of its steps.
+
+    Args:
+        network: The network.
+        chain: The reverse process.
+        clean: Makes predictions of its outputs.
+        device: Where to run.
+        precision: How to compute.
+    """
 
     def __init__(
         self,
@@ -175,7 +193,9 @@ class _Model:
         chain: GaussianChain,
         clean: CleanPrediction,
         device: torch.device,
+        precision: Precision = "default",
     ) -> None:
+        self._bfloat16 = precision == "bfloat16"
         self._network = cast(DenoisingNetwork, network.to(device).eval())
         self._clean = clean
         self._device = device
@@ -185,23 +205,71 @@ class _Model:
                 times = times.float()
             self._step_embeddings = self._network.embed_steps(times)
 
-    def given(self, condition: Tensor) -> Denoise:
-        """The model of conditions ``(N, C)``: they are embedded here, once."""
-        embedded = self._embed(condition)
+    def given(self, embedded: Tensor) -> Denoise:
+        """The model of conditions ``embed`` has made ready."""
 
         def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
-            output = self._network.denoise(
-                self._clean.network_input(x, step),
-                self._step_embeddings[step],
-                embedded[chain_index],
-            )
-            return self._clean(x, output, step)
+            with torch.autocast(
+                self._device.type, torch.bfloat16, self._bfloat16, cache_enabled=False
+            ):
+                output = self._network.denoise(
+                    self._clean.network_input(x, step),
+                    self._step_embeddings[step],
+                    embedded[chain_index],
+                )
+            return self._clean(x, output.to(x.dtype), step)
 
         return denoise
 
-    def _embed(self, condition: Tensor) -> Tensor:
+    def embed(self, condition: Tensor) -> Tensor:
+        """Make N conditions ``(N, C)`` ready, once for a chunk."""
         if self._device.type == "cpu":
             # Matrix products on the CPU round otherwise for other numbers of rows; one by one, an
             # episode's actions do not depend on the episodes that happen to plan with it.
             return torch.cat([self._network.embed_condition(row) for row in condition.split(1)])
         return self._network.embed_condition(condition)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a chunk's sampling depends on.
+
+    Attributes:
+        condition: Normalised, ``(N, C)``.
+        noise: On the device.
+        prior: What is known before; its draft model is not used.
+    """
+
+    condition: Tensor
+    noise: ChunkNoise
+    prior: Prior
+
+
+class Runner(Protocol):
+    """Runs a sampler on a model: call by call, or by replaying graphs."""
+
+    def __call__(
+        self,
+        chain: GaussianChain,
+        sampler: Sampler,
+        model: Model,
+        draft_model: Model | None,
+        inputs: Inputs,
+    ) -> SampleResult:
+        """Sample the inputs' chains."""
+        ...
+
+
+def run_eagerly(
+    chain: GaussianChain,
+    sampler: Sampler,
+    model: Model,
+    draft_model: Model | None,
+    inputs: Inputs,
+) -> SampleResult:
+    """Call by call: what always works."""
+    prior = inputs.prior
+    if draft_model is not None:
+        prior = replace(prior, draft_model=draft_model.given(draft_model.embed(inputs.condition)))
+    denoise = model.given(model.embed(inputs.condition))
+    return sample(denoise, chain, inputs.noise, sampler, prior)

@@ -68,7 +68,9 @@ def calibrate(
     visits, squares = np.zeros(k), np.zeros(k)
     for block in blocks:
         prior = Prior(gain, None if previous is None else previous[block.start : block.stop])
-        state = SpeculativeState(chain, noise[block.start : block.stop], _PROBE, prior)
+        part = noise[block.start : block.stop]
+        state = SpeculativeState(chain, _PROBE, prior, len(block), part.initial.device)
+        state.begin(part, *prior.known(part.initial))
         _probe(_from(denoise, block.start), chain, state, visits, squares)
         on_progress(len(block))
     believed = visits >= _LEAST

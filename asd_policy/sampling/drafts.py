@@ -66,65 +66,71 @@ class Drafts:
     Args:
         kind: ``frozen`` (Hu et al. 2025, arXiv 2505.03983): the anchor's prediction for every step.
             ``drift`` (De Bortoli et al. 2025, arXiv 2501.05370): the anchor's increment ``m - x``.
+            ``independent`` (the same): another model's prediction, step after step.
             ``carry``: the last verified prediction. ``refine``: each step's own prediction on
             the discarded path, so that a verification is also a Picard sweep on the same noise.
             ``gain``: refine, and follow the posterior.
         chain: The reverse process.
-        noise: ``z``, ``(N, K, D)``.
-            ``independent``: another model's prediction, step after step along the draft.
         gain: For ``gain`` alone.
-        first: For each chain a prediction known before the chunk began ``(D,)``, or None.
-        draft_model: For ``independent`` alone.
-        shape: D, as the draft model sees a state.
+        device: Where to work.
     """
 
     def __init__(
-        self,
-        kind: DraftKind,
-        chain: GaussianChain,
-        noise: Tensor,
-        gain: Gain | None,
-        first: Sequence[Tensor | None] | None = None,
-        draft_model: Denoise | None = None,
-        shape: Sequence[int] = (-1,),
+        self, kind: DraftKind, chain: GaussianChain, gain: Gain | None, device: torch.device
     ) -> None:
-        if kind == "independent" and draft_model is None:
-            raise SamplerError(
-                "speculative-independent needs a draft model, and this policy has none"
-            )
-        n, k, size = noise.shape
-        device = noise.device
         self.kind = kind
-        self._gain = gain
-        self._model = draft_model if kind == "independent" else None
-        self._shape = tuple(shape)
-        self._steps = torch.arange(k, device=device)
+        self._gain = gain if kind == "gain" else None
+        self._steps = torch.arange(chain.num_steps, device=device)
         self._path = PathTables(chain.a, chain, device)
+        self._a, self._b, self._s = (
+            table.to(device, torch.float32)[:, None] for table in (chain.a, chain.b, chain.s)
+        )
         self._slope: Tensor | None = None
-        if gain is not None:
-            self._slope = gain.slope
+        if self._gain is not None:
+            self._slope = self._gain.slope
         elif kind == "drift":
             self._slope = ((1 - chain.a) / chain.b)[:, None].to(device, torch.float32)
         if self._slope is not None:
             weight = chain.a[:, None] + chain.b[:, None] * self._slope.cpu()
             self._linear = PathTables(weight, chain, device)
-        self._a, self._b, self._s = (
-            table.to(device, torch.float32)[:, None] for table in (chain.a, chain.b, chain.s)
-        )
-        self.h = noise.new_zeros(n, k, size)
+
+    def begin(
+        self,
+        noise: Tensor,
+        previous: Tensor,
+        known: Tensor,
+        model: Denoise | None,
+        shape: Sequence[int],
+    ) -> None:
+        """Forget everything, and begin N chains.
+
+        Args:
+            noise: ``z``, ``(N, K, D)``.
+            previous: Predictions of their samples from before they began, ``(N, D)``.
+            known: For which chains there is one, ``(N,)`` bool.
+            model: For ``independent``: the other model.
+            shape: D as that model sees a state.
+
+        Raises:
+            SamplerError: If the kind needs a model and there is none.
+        """
+        if self.kind == "independent" and model is None:
+            raise SamplerError(
+                "speculative-independent needs a draft model, and this policy has none"
+            )
+        self._model = model if self.kind == "independent" else None
+        self._shape = tuple(shape)
+        # A model of its own needs no prediction to begin with.
+        self.known = torch.ones_like(known) if self._model is not None else known
+        self.h = torch.zeros_like(noise)
         # The last step that h is known of, and the step that the tail was predicted at; -1 is
         # before the chain began.
-        self.last = torch.full((n,), -1, dtype=torch.long, device=device)
-        # A model of its own needs no prediction to begin with.
-        self.known = torch.full((n,), kind == "independent", device=device)
-        self._tail, self._tail_step = noise.new_zeros(n, size), self.last
-        for row, prediction in enumerate(first or ()):
-            if prediction is not None:
-                self._tail[row] = prediction.flatten()
-                self.known[row] = True
-        if gain is not None:
-            self._tail = self._rotate(self._tail)
+        self.last = torch.full_like(known, -1, dtype=torch.long)
+        self._tail, self._tail_step = self._rotate(previous), self.last.clone()
         self.hear(noise)
+
+    CHUNK_TENSORS = ("h", "last", "_tail", "_tail_step", "_z", "_turned", "_drawn")
+    """What a chunk's drafts live in: the tensors that ``begin`` makes and ``learn`` renews."""
 
     def hear(self, noise: Tensor) -> None:
         """Take the noise ``(N, K, D)`` that the next paths are drawn with."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from asd_policy.errors import SamplerError
@@ -37,6 +38,18 @@ class Prior:
     costs: CostTable | None = None
     plans: dict[tuple[str, int], WindowPlan] = field(default_factory=dict)
     """Windows planned before, kept by whoever keeps the gain and the costs."""
+
+    def known(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The previous chunks as one tensor ``(N, *D)``, and for which chains there is one."""
+        chunks = self.previous or [None] * len(like)
+        if len(chunks) != len(like):
+            raise SamplerError(f"previous: expected {len(like)} entries, got {len(chunks)}")
+        nothing = torch.zeros_like(like[0])
+        known = [chunk is not None for chunk in chunks]
+        return (
+            torch.stack([nothing if chunk is None else chunk.to(like) for chunk in chunks]),
+            torch.tensor(known, device=like.device),
+        )
 
     def worth_drafting(self, chain: GaussianChain, sampler: Speculative, chains: int) -> bool:
         """Whether ``auto`` windows are expected to save time; other windows are never asked."""

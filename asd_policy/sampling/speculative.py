@@ -7,6 +7,8 @@ Between rounds the host reads each chain's position and next window, and plans w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,75 +28,108 @@ FALLBACK_WINDOW = 24
 class SpeculativeState:
     """N chains on their way: where each stands, and what its next drafts are.
 
+    One object serves any number of chunks, one after the other: tables are made once.
+
     Args:
         chain: The reverse process.
-        noise: The randomness of the N chains, on the device to run on.
         sampler: Draft, window and verifier.
-        prior: What is known before the chunk begins.
+        prior: What is known before any chunk begins.
+        chains: N.
+        device: Where to work.
     """
 
     def __init__(
-        self, chain: GaussianChain, noise: ChunkNoise, sampler: Speculative, prior: Prior
+        self,
+        chain: GaussianChain,
+        sampler: Speculative,
+        prior: Prior,
+        chains: int,
+        device: torch.device,
     ) -> None:
-        device = noise.initial.device
-        n, k = noise.uniforms.shape
-        self.num_steps = k
+        self.num_steps = chain.num_steps
         self.sampler = sampler
-        self.shape = noise.initial.shape[1:]
-        self.noise = noise
-        self.z, self.u = noise.steps.flatten(2), noise.uniforms
-        self.x = noise.initial.flatten(1) * chain.initial_std
-        self.position = torch.zeros(n, dtype=torch.long, device=device)
-        self.drafts = Drafts(
-            sampler.draft,
-            chain,
-            self.z,
-            prior.gain if sampler.draft == "gain" else None,
-            prior.previous if sampler.warm_start else None,
-            prior.draft_model,
-            self.shape,
-        )
-        self._windows: Tensor | None = None
-        if isinstance(sampler.window, str):
-            self._limit = FALLBACK_WINDOW
-            if (plan := prior.windows(chain, sampler.window, n)) is not None:
-                self._windows = torch.from_numpy(plan.windows).to(device)
+        self.drafts = Drafts(sampler.draft, chain, prior.gain, device)
+        self.windows: Tensor | None = None
+        self.longest = self.num_steps
+        if not isinstance(sampler.window, str):
+            self.longest = min(sampler.window or self.num_steps, self.num_steps)
+        elif (plan := prior.windows(chain, sampler.window, chains)) is None:
+            self.longest = min(FALLBACK_WINDOW, self.num_steps)
         else:
-            self._limit = sampler.window or k
-        # Without a draft for its first step a chain begins with a window of one.
-        self.window = torch.where(self.drafts.known, self._next_window(), 1)
-        self.rounds = 0
-        self._steps = torch.arange(k, device=device)
+            self.windows = torch.from_numpy(plan.windows).to(device)
+        self._initial_std = chain.initial_std
+        self._steps = torch.arange(self.num_steps, device=device)
         self._coefficients = torch.stack([chain.a, chain.b, chain.s], dim=1).to(
             device, torch.float32
         )
         ratio = torch.where(chain.s > 0, chain.b / chain.s, 0.0)
         self._gap = ratio.to(device, torch.float32)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a round takes from the one before, by name."""
+        own = {name: getattr(self, name) for name in ("x", "position", "window")}
+        drafts = {f"drafts.{n}": getattr(self.drafts, n) for n in self.drafts.CHUNK_TENSORS}
+        return own | drafts
+
+    @tensors.setter
+    def tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            owner, _, attribute = name.rpartition(".")
+            setattr(self.drafts if owner else self, attribute, tensor)
+
+    def begin(
+        self, noise: ChunkNoise, previous: Tensor, known: Tensor, draft_model: Denoise | None = None
+    ) -> None:
+        """Begin N chains.
+
+        Args:
+            noise: Their randomness, on the device.
+            previous: Predictions of their samples, ``(N, *D)``.
+            known: For which chains there is one, ``(N,)``.
+            draft_model: For ``speculative-independent``.
+        """
+        self.noise = noise
+        self.shape = noise.initial.shape[1:]
+        self.z, self.u = noise.steps.flatten(2), noise.uniforms
+        self.x = noise.initial.flatten(1) * self._initial_std
+        self.position = torch.zeros_like(known, dtype=torch.long)
+        if not self.sampler.warm_start:
+            known = torch.zeros_like(known)
+        self.drafts.begin(self.z, previous.flatten(1), known, draft_model, self.shape)
+        # Without a draft for its first step a chain begins with a window of one.
+        self.window = torch.where(self.drafts.known, self._next_window(), 1)
+        self.rounds = 0
+
     def plan(self) -> tuple[np.ndarray, np.ndarray]:
         """Read positions and windows, ``(N,)`` each: the one copy to the host between rounds."""
         position, window = torch.stack([self.position, self.window]).cpu().numpy()
         return position, np.minimum(window, self.num_steps - position)
 
-    def round(self, denoise: Denoise, width: int, rows: Tensor) -> None:
+    def round(self, denoise: Denoise, width: int, rows: Tensor | None = None) -> None:
         """Draft, evaluate, verify and commit once, for all chains.
 
         Args:
             denoise: The model.
             width: W, at least the longest window of this round.
-            rows: Which entries of the flattened ``(N, W)`` window exist, ``(R,)``.
+            rows: Which entries of the flattened ``(N, W)`` window exist, ``(R,)``; None evaluates
+                them all, for the sake of shapes that never change.
         """
         size = self.x.shape[1]
         ahead = self._steps[:width]
         step = (self.position[:, None] + ahead).clamp(max=self.num_steps - 1)
         length = torch.minimum(self.window, self.num_steps - self.position)
         draft, states = self.drafts.propose(self.x, self.position, step)
-        clean = torch.zeros_like(draft)
-        clean.view(-1, size)[rows] = denoise(
-            states.view(-1, *self.shape)[rows],
-            step.view(-1)[rows],
-            rows // width,
-        ).flatten(1)
+        if rows is None:
+            chains = torch.arange(len(step) * width, device=step.device) // width
+            clean = denoise(states.view(-1, *self.shape), step.view(-1), chains).view_as(draft)
+        else:
+            clean = torch.zeros_like(draft)
+            clean.view(-1, size)[rows] = denoise(
+                states.view(-1, *self.shape)[rows],
+                step.view(-1)[rows],
+                rows // width,
+            ).flatten(1)
 
         self.difference = self._gap[step][:, :, None] * (draft - clean)
         stop, noise = self._verify(step, length)
@@ -155,9 +190,9 @@ class SpeculativeState:
         self.drafts.hear(self.z)
 
     def _next_window(self) -> Tensor:
-        if self._windows is None:
-            return torch.full_like(self.position, self._limit)
-        return self._windows[self.position.clamp(max=self.num_steps - 1), self.drafts.last + 1]
+        if self.windows is None:
+            return torch.full_like(self.position, self.longest)
+        return self.windows[self.position.clamp(max=self.num_steps - 1), self.drafts.last + 1]
 
 
 def sample_speculative(
@@ -168,19 +203,39 @@ def sample_speculative(
     Sources: Hu et al. (2025), arXiv 2505.03983, for ``frozen``; the other drafts differ in what
     they predict, not in how they are verified.
     """
-    state = SpeculativeState(chain, noise, sampler, prior)
-    device = noise.initial.device
-    n = len(noise.initial)
-    evaluations = np.zeros(n, dtype=np.int64)
-    accepted: list[list[int]] = [[] for _ in range(n)]
-    position, length = state.plan()
-    while length.any():
-        width = int(length.max())
+    n, device = len(noise.initial), noise.initial.device
+    state = SpeculativeState(chain, sampler, prior, n, device)
+    state.begin(noise, *prior.known(noise.initial), prior.draft_model)
+
+    def advance(width: int, length: np.ndarray) -> None:
         rows = np.flatnonzero(np.arange(width) < length[:, None])
         state.round(denoise, width, torch.from_numpy(rows).to(device, non_blocking=True))
+
+    return run_rounds(state, advance)
+
+
+def run_rounds(
+    state: SpeculativeState,
+    advance: Callable[[int, np.ndarray], None],
+    read: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+) -> SampleResult:
+    """Advance chains that have begun to their ends, counting what it takes.
+
+    Args:
+        state: The chains.
+        advance: Runs a round, given its longest window and the windows ``(N,)``.
+        read: Reads positions and windows, ``state.plan`` when None.
+    """
+    read = read or state.plan
+    position, length = read()
+    n = len(position)
+    evaluations = np.zeros(n, dtype=np.int64)
+    accepted: list[list[int]] = [[] for _ in range(n)]
+    while length.any():
+        advance(int(length.max()), length)
         evaluations += length
         before = position
-        position, following = state.plan()
+        position, following = read()
         for index in np.flatnonzero(length):
             accepted[index].append(int(position[index] - before[index]))
         length = following
