@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from asd_policy.formats import Checkpoint, save_checkpoint
+from asd_policy.formats import Checkpoint, save_checkpoint, save_gain
 from asd_policy.policies import Normalizer, ObservationKey, PolicySpec
+from asd_policy.sampling import Gain
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +56,20 @@ def tiny_folder(tiny_checkpoint: Checkpoint, tmp_path: Path) -> Path:
     """The small policy on disk."""
     save_checkpoint(tiny_checkpoint, tmp_path / "tiny")
     return tmp_path / "tiny"
+
+
+@pytest.fixture
+def tiny_gain() -> Gain:
+    """A gain of the right shapes for the small policy."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(48, 48, generator=generator))[0].contiguous()
+    slope = 0.3 * torch.rand(20, 48, generator=generator)
+    errors = (0.1 * torch.rand(20, generator=generator) for _ in range(3))
+    return Gain(basis, slope, *errors, clip=1.0)
+
+
+@pytest.fixture
+def calibrated_folder(tiny_folder: Path, tiny_gain: Gain) -> Path:
+    """The small policy with a gain beside its weights."""
+    save_gain(tiny_gain, tiny_folder, {})
+    return tiny_folder

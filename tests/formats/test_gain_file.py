@@ -18,20 +18,15 @@ from asd_policy.sampling import Gain
 FILE = "gain.safetensors"
 
 
-@pytest.fixture
-def gain():
-    return Gain(torch.eye(48), torch.rand(20, 48), *(torch.rand(20) for _ in range(3)), clip=1.0)
-
-
-def test_reads_back_what_was_written(gain, tiny_folder):
+def test_reads_back_what_was_written(tiny_gain, tiny_folder):
     before = fingerprint(tiny_folder)
-    save_gain(gain, tiny_folder, {"chunks": 16})
+    save_gain(tiny_gain, tiny_folder, {"chunks": 16})
     loaded = load_gain(tiny_folder, 1.0)
     assert loaded.clip == 1.0
-    assert all(torch.equal(v, gain.tensors()[k]) for k, v in loaded.tensors().items())
+    assert all(torch.equal(v, tiny_gain.tensors()[k]) for k, v in loaded.tensors().items())
     assert fingerprint(tiny_folder) != before
     policy = asd_policy.load_policy(tiny_folder, device="cpu")
-    assert torch.equal(policy.planner.gain.slope, gain.slope)
+    assert torch.equal(policy.planner.gain.slope, tiny_gain.slope)
     assert asd_policy.load_policy(tiny_folder, device="cpu", gain=False).planner.gain is None
 
 
@@ -39,8 +34,8 @@ def test_a_checkpoint_without_one_has_none(tiny_folder):
     assert load_gain(tiny_folder, 1.0) is None
 
 
-def test_other_weights_refuse_it(gain, tiny_folder, tiny_checkpoint, tmp_path):
-    save_gain(gain, tiny_folder, {})
+def test_other_weights_refuse_it(tiny_gain, tiny_folder, tiny_checkpoint, tmp_path):
+    save_gain(tiny_gain, tiny_folder, {})
     with torch.no_grad():
         next(tiny_checkpoint.network.parameters()).add_(1e-3)
     save_checkpoint(tiny_checkpoint, tmp_path / "other")
@@ -49,14 +44,14 @@ def test_other_weights_refuse_it(gain, tiny_folder, tiny_checkpoint, tmp_path):
         asd_policy.load_policy(tmp_path / "other", device="cpu")
 
 
-def test_saving_weights_drops_the_old_gain(gain, tiny_folder, tiny_checkpoint):
-    save_gain(gain, tiny_folder, {})
+def test_saving_weights_drops_the_old_gain(tiny_gain, tiny_folder, tiny_checkpoint):
+    save_gain(tiny_gain, tiny_folder, {})
     save_checkpoint(tiny_checkpoint, tiny_folder)
     assert not (tiny_folder / FILE).exists()
 
 
-def test_damage_is_named(gain, tiny_folder):
-    path = save_gain(gain, tiny_folder, {})
+def test_damage_is_named(tiny_gain, tiny_folder):
+    path = save_gain(tiny_gain, tiny_folder, {})
     tensors = load_file(path)
     save_file({"basis": tensors["basis"]}, path)
     with pytest.raises(CheckpointError, match="expected the tensors"):

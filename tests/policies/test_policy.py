@@ -30,9 +30,9 @@ def run(policy, seed, steps, repeat=0, offset=0):
     return np.stack([policy.act(frame(offset + t)) for t in range(steps)])
 
 
-@pytest.fixture(params=["ddpm", "asd-paper:6", "carry:6", "asd"])
-def policy(request, tiny_folder):
-    return asd_policy.load_policy(tiny_folder, sampler=request.param, device="cpu")
+@pytest.fixture(params=["ddpm", "asd-paper:6", "carry:6", "refine:6", "asd", "asd+block:6"])
+def policy(request, calibrated_folder):
+    return asd_policy.load_policy(calibrated_folder, sampler=request.param, device="cpu")
 
 
 @pytest.fixture
@@ -236,3 +236,20 @@ def test_two_policies_share_weights_but_no_state(asd):
         other.act(frame(50 + t))
     assert other.planner is asd.planner
     assert np.array_equal(np.stack(actions), expected)
+
+
+def test_a_chunk_is_planned_from_the_one_before(asd):
+    """The last plan says what it began with: the previous chunk, its executed part dropped."""
+    asd.reset(seed=0)
+    plans = []
+    for t in range(2 * TA):
+        asd.act(frame(t))
+        if t % TA == 0:
+            plans.append(asd.last_plan)
+    first, second = plans
+    assert first.previous == [None]
+    action = asd.planner._action
+    expected = action.normalize(torch.from_numpy(first.chunks[0]))
+    expected = torch.cat([expected[TA:], expected[-1:].expand(TA, -1)])
+    assert torch.allclose(second.previous[0], expected, atol=1e-5)
+    assert np.array_equal(second.history[0, -1, :18], frame(TA)["keypoint"].ravel())

@@ -12,7 +12,6 @@ import torch
 import asd_policy
 from asd_policy.formats import save_checkpoint
 from asd_policy.runtime.graphs import GraphRunner, capture_graph
-from asd_policy.sampling import Gain
 
 SAMPLERS = [
     "ddpm", "ddim:5", "dpm-solver++:5", "asd-paper:6", "speculative-frozen:6", "carry:inf",
@@ -23,17 +22,13 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 
 @pytest.fixture
-def make(tiny_checkpoint, tiny_folder, monkeypatch, tmp_path):
+def make(tiny_checkpoint, calibrated_folder, monkeypatch, tmp_path):
     """Makes a policy with a gain and a draft; eager where there is no runner."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    torch.manual_seed(0)
-    save_checkpoint(tiny_checkpoint, tiny_folder / "draft")
-    basis = torch.linalg.qr(torch.randn(48, 48))[0].contiguous()
-    gain = Gain(basis, 0.3 * torch.rand(20, 48), *(0.1 * torch.rand(20) for _ in range(3)), clip=1)
+    save_checkpoint(tiny_checkpoint, calibrated_folder / "draft")
 
     def make(sampler, runner, device="cpu"):
-        policy = asd_policy.load_policy(tiny_folder, device=device, graphs=False)
-        policy.planner.gain = gain.to(policy.device)
+        policy = asd_policy.load_policy(calibrated_folder, device=device, graphs=False)
         if runner is not None:
             policy.planner._run = runner
         return policy.with_sampler(sampler)
