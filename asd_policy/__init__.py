@@ -11,7 +11,7 @@ from asd_policy.errors import (
 from asd_policy.formats import load_policy
 from asd_policy.policies import Plan, Policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AsdPolicyError",

@@ -23,6 +23,7 @@ import asd_policy
 from asd_policy.formats.native import Checkpoint, save_checkpoint
 from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.spec import ObservationKey, PolicySpec
+from asd_policy.sampling import Parametrization
 from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
 
 
@@ -106,7 +107,9 @@ class Trainer:
         level = level.to(self.device)
         noisy = self.signal[level, None, None] * chunk + self.noise[level, None, None] * epsilon
         time = self.chain.network_time.to(self.device)[level]
-        loss = F.mse_loss(self.network(noisy, time, condition), epsilon)
+        # Each of the two is the plain squared error of what the network predicts.
+        target = epsilon if self.spec.parametrization.prediction == "epsilon" else chunk
+        loss = F.mse_loss(self.network(noisy, time, condition), target)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -181,8 +184,16 @@ class Trainer:
 
 
 def policy_spec(config: DictConfig) -> PolicySpec:
-    """The policy that a training configuration describes."""
+    """The policy that a training configuration describes.
+
+    Raises:
+        ValueError: If it asks for a prediction that cannot be trained here.
+    """
     task, policy = config.task, config.policy
+    if policy.prediction not in ("epsilon", "sample"):
+        raise ValueError(
+            f"policy.prediction: expected 'epsilon' or 'sample', got {policy.prediction!r}"
+        )
     return PolicySpec(
         task=task.name,
         observations=tuple(
@@ -194,6 +205,7 @@ def policy_spec(config: DictConfig) -> PolicySpec:
         action_horizon=policy.action_horizon,
         network=OmegaConf.to_container(policy.network),  # type: ignore[arg-type]
         chain=OmegaConf.to_container(policy.chain),  # type: ignore[arg-type]
+        parametrization=Parametrization(policy.prediction),
     )
 
 

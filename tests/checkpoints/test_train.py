@@ -149,3 +149,28 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(dataset, tmp_path):
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1])
     assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False))
     assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_learns_what_it_is_told_to_predict(dataset, tmp_path, prediction):
+    """After a few steps the loss of its own target has fallen; the checkpoint says what it is."""
+    config = configure(
+        dataset,
+        tmp_path / "run",
+        "steps=60",
+        "learning_rate=3e-3",
+        f"policy.prediction={prediction}",
+    )
+    spec = policy_spec(config)
+    assert spec.parametrization.prediction == prediction
+    demonstrations = load_demonstrations(dataset, list(KEYS))
+    trainer = Trainer(config, spec, ChunkData(demonstrations, spec))
+    losses = [trainer.update() for _ in range(60)]
+    assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:5])
+    trainer.export(tmp_path / "checkpoint")
+    assert load_checkpoint(tmp_path / "checkpoint").spec == spec
+
+
+def test_refuses_predictions_that_it_cannot_train(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"policy\.prediction: expected 'epsilon' or 'sample'"):
+        policy_spec(configure(dataset, tmp_path, "policy.prediction=edm"))

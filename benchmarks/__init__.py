@@ -1,0 +1,1 @@
+"""Scripts whose printed results are kept beside them."""
