@@ -1,5 +1,11 @@
 """Diffusion policies on robots: exact 100-step DDPM in a handful of sequential network calls."""
 
+import os
+
+# Planned windows call the network with many batch sizes, and on a CPU each has kernels of its own.
+# oneDNN keeps 1024 unless told otherwise before its first use, and makes the others anew each time.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+
 from asd_policy.errors import (
     AsdPolicyError,
     CheckpointError,

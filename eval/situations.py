@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +18,12 @@ from tqdm import tqdm
 from asd_policy.policies.policy import Plan, Policy
 from asd_policy.sampling import ChunkNoise, NoiseStream
 from eval.errors import EvaluationError
-from eval.rollout import MakeEnv
+
+if TYPE_CHECKING:
+    # For annotations alone: situations are read where no simulator is installed, too.
+    import gymnasium
+
+    from eval.rollout import MakeEnv
 
 RECORDED_WITH = "refine:24"
 """Exact, quick, and in need of no calibration."""

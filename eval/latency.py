@@ -1,0 +1,237 @@
+"""Latency as a robot feels it: ``python -m eval.latency checkpoint=FOLDER``.
+
+Every sampler plans in the same situations of the policy's own episodes, in turns, in one process of
+one thread; the report says what control rates that allows, and how many robots one machine serves.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+import asd_policy
+import envs
+from asd_policy import AsdPolicyError
+from asd_policy.policies import Policy
+from asd_policy.sampling import ChunkNoise, NoiseStream, Speculative, parse_sampler
+from envs import TaskSpec
+from envs.errors import UnknownTaskError
+from eval.errors import EvaluationError, RequestError
+from eval.latency_acts import time_acts
+from eval.latency_measure import Measured, measure
+from eval.latency_report import Report
+from eval.processes import run_apart
+from eval.situations import Situations, record
+
+_FEWEST = 2
+"""Situations without which there is neither spread nor interval."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, read from `configs/eval/latency.yaml` and what overrides it, and checked."""
+
+    checkpoint: Path
+    samplers: tuple[str, ...]
+    chunks: int
+    situations: Path | None
+    first_seed: int
+    act_steps: int
+    environments: tuple[int, ...]
+    throughput_samplers: tuple[str, ...]
+    repetitions: int
+    measured: Path | None
+    device: str
+    output: Path
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> Request:
+        """Read the configuration.
+
+        Raises:
+            RequestError: If a value cannot be measured.
+            asd_policy.SamplerError: If there is no such sampler.
+        """
+        if OmegaConf.is_missing(config, "checkpoint"):
+            raise RequestError("checkpoint: expected a checkpoint's folder, got nothing")
+        checkpoint = Path(str(config.checkpoint))
+        return cls(
+            checkpoint=checkpoint,
+            samplers=_samplers(config, "sampler"),
+            chunks=_count(config, "chunks", _FEWEST),
+            situations=None if config.situations is None else Path(str(config.situations)),
+            first_seed=_count(config, "first_seed", 0),
+            act_steps=_act_steps(config),
+            environments=_environments(config.environments),
+            throughput_samplers=_samplers(config, "throughput_samplers"),
+            repetitions=_count(config, "repetitions", 1),
+            measured=None if config.measured is None else Path(str(config.measured)),
+            device=_device(config.device),
+            output=Path(config.output or Path("outputs/latency") / checkpoint.resolve().name),
+        )
+
+
+def run(config: DictConfig, command: str) -> Report:
+    """Measure as the configuration says, and write the report.
+
+    Raises:
+        EvaluationError: If the configuration asks for what cannot be measured, or names a file that
+            cannot be read.
+        asd_policy.AsdPolicyError: If the checkpoint cannot be read or a sampler cannot run.
+        envs.errors.UnknownTaskError: If its task is not known here.
+    """
+    torch.set_num_threads(1)
+    request = Request.from_config(config)
+    policy = asd_policy.load_policy(request.checkpoint, device=request.device)
+    task = envs.spec(policy.spec.task)
+    acts: dict[str, list[float]] = {}
+    if request.measured is not None:
+        measured = Measured.load(request.measured)
+        if measured.task != task.name:
+            raise RequestError(
+                f"measured: {request.measured} is of a policy for {measured.task!r}, "
+                f"{request.checkpoint} is one for {task.name!r}"
+            )
+    else:
+        _try(policy, request)
+        situations = _situations(request, policy, task)
+        # Each in a fresh process: nothing that ran before is in its memory or in its way.
+        measured = run_apart(
+            measure,
+            request.checkpoint,
+            situations,
+            request.samplers,
+            request.device,
+            request.throughput_samplers,
+            request.environments,
+            request.repetitions,
+        )
+        if request.act_steps:
+            acts = run_apart(
+                time_acts,
+                request.checkpoint,
+                request.samplers,
+                request.device,
+                partial(envs.make, task.name),
+                request.first_seed,
+                task.max_episode_steps,
+                request.act_steps,
+            )
+    report = Report(command, str(request.checkpoint), task.title, task.control_hz, measured, acts)
+    report.write(request.output)
+    return report
+
+
+def _situations(request: Request, policy: Policy, task: TaskSpec) -> Situations:
+    """Read or record where to plan; what was recorded is kept with the results."""
+    if request.situations is not None:
+        situations = Situations.load(request.situations)
+        spec = policy.spec
+        history = (spec.obs_horizon, spec.observation_dim)
+        if situations.history.shape[1:] != history or situations.previous.shape[1:] != (
+            policy.planner.chunk_shape
+        ):
+            raise RequestError(
+                f"situations: {request.situations} is of another policy: expected histories "
+                f"{history} and chunks {policy.planner.chunk_shape}, got "
+                f"{situations.history.shape[1:]} and {situations.previous.shape[1:]}"
+            )
+        if len(situations) < _FEWEST:
+            raise RequestError(
+                f"situations: expected {_FEWEST} or more in {request.situations}, got "
+                f"{len(situations)}"
+            )
+        return situations
+    make_env = partial(envs.make, task.name)
+    situations = record(
+        policy, make_env, request.first_seed, request.chunks, task.max_episode_steps
+    )
+    request.output.mkdir(parents=True, exist_ok=True)
+    situations.save(request.output / "situations.safetensors")
+    return situations
+
+
+def _try(policy: Policy, request: Request) -> None:
+    """Plan once with what may lack something: better said now than after all situations."""
+    spec, planner = policy.spec, policy.planner
+    block = NoiseStream(0).chunk(0, planner.chain.num_steps, planner.chunk_shape)
+    for name in dict.fromkeys((*request.samplers, *request.throughput_samplers)):
+        sampler = parse_sampler(name)
+        if isinstance(sampler, Speculative):
+            history = np.zeros((1, spec.obs_horizon, spec.observation_dim), np.float32)
+            planner.plan(history, ChunkNoise.stack([block]), sampler)
+
+
+def _samplers(config: DictConfig, key: str) -> tuple[str, ...]:
+    value = config[key]
+    names = list(value) if isinstance(value, ListConfig) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise RequestError(f"{key}: expected a name or a list of names, got {value!r}")
+    labels = tuple(str(parse_sampler(name)) for name in names)
+    if len(set(labels)) < len(labels):
+        raise RequestError(f"{key}: the same one is asked for twice: {names}")
+    return labels
+
+
+def _environments(value: Any) -> tuple[int, ...]:
+    counts = list(value) if isinstance(value, ListConfig) else [value]
+    if any(not _whole(count, 1) for count in counts) or len(set(counts)) < len(counts):
+        raise RequestError(
+            f"environments: expected different whole numbers of at least 1, or [], got {value!r}"
+        )
+    return tuple(sorted(counts))
+
+
+def _act_steps(config: DictConfig) -> int:
+    steps = _count(config, "act_steps", 0)
+    if steps == 1:
+        raise RequestError("act_steps: expected 0 for none, or at least 2, got 1")
+    return steps
+
+
+def _count(config: DictConfig, key: str, least: int) -> int:
+    value = config[key]
+    if not _whole(value, least):
+        raise RequestError(f"{key}: expected a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _device(name: Any) -> str:
+    try:
+        torch.empty(0, device="cpu" if name == "auto" else name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise RequestError(f"device: {name!r} cannot be used here: {error}") from error
+    return str(name)
+
+
+@hydra.main(version_base="1.3", config_path="../configs/eval", config_name="latency")
+def main(config: DictConfig) -> None:
+    """Run from the command line."""
+    command = shlex.join(["python", "-m", "eval.latency", *HydraConfig.get().overrides.task])
+    try:
+        report = run(config, command)
+    except (EvaluationError, AsdPolicyError, UnknownTaskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing was reported", file=sys.stderr)
+        sys.exit(130)
+    print(report.text())
+
+
+if __name__ == "__main__":
+    main()
