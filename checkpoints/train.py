@@ -26,6 +26,9 @@ from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling import Parametrization
 from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
 
+TRAINABLE = ("epsilon", "sample", "v_prediction")
+"""What a network can be trained to predict."""
+
 
 class ChunkData:
     """Normalised training windows in memory."""
@@ -105,11 +108,16 @@ class Trainer:
         condition, chunk = (t.to(self.device) for t in self.data.batch(index))
         epsilon = torch.randn(chunk.shape, generator=draw).to(self.device)
         level = level.to(self.device)
-        noisy = self.signal[level, None, None] * chunk + self.noise[level, None, None] * epsilon
+        signal, sigma = self.signal[level, None, None], self.noise[level, None, None]
         time = self.chain.network_time.to(self.device)[level]
-        # Each of the two is the plain squared error of what the network predicts.
-        target = epsilon if self.spec.parametrization.prediction == "epsilon" else chunk
-        loss = F.mse_loss(self.network(noisy, time, condition), target)
+        # Each is the plain squared error of what the network predicts.
+        target = {
+            "epsilon": epsilon,
+            "sample": chunk,
+            "v_prediction": signal * epsilon - sigma * chunk,
+        }[self.spec.parametrization.prediction]
+        output = self.network(signal * chunk + sigma * epsilon, time, condition)
+        loss = F.mse_loss(output, target)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -190,9 +198,9 @@ def policy_spec(config: DictConfig) -> PolicySpec:
         ValueError: If it asks for a prediction that cannot be trained here.
     """
     task, policy = config.task, config.policy
-    if policy.prediction not in ("epsilon", "sample"):
+    if policy.prediction not in TRAINABLE:
         raise ValueError(
-            f"policy.prediction: expected 'epsilon' or 'sample', got {policy.prediction!r}"
+            f"policy.prediction: expected one of {TRAINABLE}, got {policy.prediction!r}"
         )
     return PolicySpec(
         task=task.name,

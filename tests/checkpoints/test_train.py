@@ -12,7 +12,7 @@ from paths import REPOSITORY, SHARED
 import asd_policy
 from asd_policy.formats import load_checkpoint
 from checkpoints.datasets import load_demonstrations, window_indices
-from checkpoints.train import ChunkData, Trainer, policy_spec, train
+from checkpoints.train import TRAINABLE, ChunkData, Trainer, policy_spec, train
 
 PUSHT = SHARED / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
 LIFT = SHARED / "data" / "robomimic" / "lift_ph_2demos_low_dim.hdf5"
@@ -151,7 +151,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(dataset, tmp_path):
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+@pytest.mark.parametrize("prediction", TRAINABLE)
 def test_learns_what_it_is_told_to_predict(dataset, tmp_path, prediction):
     """After a few steps the loss of its own target has fallen; the checkpoint says what it is."""
     config = configure(
@@ -172,5 +172,5 @@ def test_learns_what_it_is_told_to_predict(dataset, tmp_path, prediction):
 
 
 def test_refuses_predictions_that_it_cannot_train(dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"policy\.prediction: expected 'epsilon' or 'sample'"):
+    with pytest.raises(ValueError, match=r"policy\.prediction: expected one of"):
         policy_spec(configure(dataset, tmp_path, "policy.prediction=edm"))
