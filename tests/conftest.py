@@ -64,8 +64,7 @@ def tiny_gain() -> Gain:
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(48, 48, generator=generator))[0].contiguous()
     slope = 0.3 * torch.rand(20, 48, generator=generator)
-    errors = (0.1 * torch.rand(20, generator=generator) for _ in range(3))
-    return Gain(basis, slope, *errors, clip=1.0)
+    return Gain(basis, slope, 0.1 * torch.rand(21, 20, generator=generator), clip=1.0)
 
 
 @pytest.fixture

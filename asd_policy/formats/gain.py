@@ -16,7 +16,7 @@ from asd_policy.errors import CheckpointError, SamplerError
 from asd_policy.formats.native import GAIN_FILE, weights_digest
 from asd_policy.sampling import Gain
 
-_TENSORS = ("basis", "slope", "step_error", "revisit_error", "warm_error")
+_TENSORS = ("basis", "slope", "error")
 
 
 def save_gain(gain: Gain, directory: str | Path, provenance: Mapping[str, Any]) -> Path:

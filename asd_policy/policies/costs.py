@@ -10,6 +10,8 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ _LONGEST = 1.0
 
 def measured_costs(
     call: Callable[[int], None],
+    rounds: Callable[[], int],
     network: Mapping[str, Any],
     chunk_shape: Sequence[int],
     device: torch.device,
@@ -40,6 +43,7 @@ def measured_costs(
 
     Args:
         call: Runs the network with so many rows.
+        rounds: Goes through rounds of drafting without a network; returns how many.
         network: The network's description.
         chunk_shape: Shape of one state.
         device: Where it runs.
@@ -56,9 +60,13 @@ def measured_costs(
     path = folder / f"costs-{key}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SamplerError):
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return CostTable(tuple(map(int, kept["rows"])), tuple(map(float, kept["seconds"])))
-    table = measure(call, device)
-    content = {**where, "rows": table.rows, "seconds": table.seconds}
+        return CostTable(
+            tuple(map(int, kept["rows"])),
+            tuple(map(float, kept["seconds"])),
+            float(kept["round_seconds"]),
+        )
+    table = measure(call, rounds, device)
+    content = {**where, **asdict(table)}
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
@@ -67,27 +75,35 @@ def measured_costs(
     return table
 
 
-def measure(call: Callable[[int], None], device: torch.device) -> CostTable:
-    """Time calls of growing batches: the least of a few repetitions, after one to warm up."""
+def measure(
+    call: Callable[[int], None], rounds: Callable[[], int], device: torch.device
+) -> CostTable:
+    """Time rounds without a network, and calls of growing batches."""
+    count = rounds()
+    round_seconds = _least_time(rounds, device) / count
     rows, seconds = [], []
     for size in _ROWS:
-        times: list[float] = []
-        begin = time.perf_counter()
-        for repetition in range(1 + _REPETITIONS):
-            _synchronize(device)
-            start = time.perf_counter()
-            call(size)
-            _synchronize(device)
-            if repetition:
-                times.append(time.perf_counter() - start)
-            if times and time.perf_counter() - begin > _PATIENCE:
-                break
         rows.append(size)
-        # Whatever else runs here only ever adds to a time.
-        seconds.append(min(times))
+        seconds.append(_least_time(partial(call, size), device))
         if seconds[-1] > _LONGEST and len(rows) > 1:
             break
-    return CostTable(tuple(rows), tuple(seconds))
+    return CostTable(tuple(rows), tuple(seconds), round_seconds)
+
+
+def _least_time(action: Callable[[], object], device: torch.device) -> float:
+    """Seconds, the least of a few repetitions after one to warm up: what else runs only adds."""
+    times: list[float] = []
+    begin = time.perf_counter()
+    for repetition in range(1 + _REPETITIONS):
+        _synchronize(device)
+        start = time.perf_counter()
+        action()
+        _synchronize(device)
+        if repetition:
+            times.append(time.perf_counter() - start)
+        if times and time.perf_counter() - begin > _PATIENCE:
+            break
+    return min(times)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -168,8 +168,23 @@ class Planner:
                 x = torch.zeros(rows, *self.chunk_shape, device=self.device)
                 denoise(x, zeros, zeros)
 
-            self._costs = measured_costs(call, self.spec.network, self.chunk_shape, self.device)
+            self._costs = measured_costs(
+                call, self._idle_rounds, self.spec.network, self.chunk_shape, self.device
+            )
         return self._costs
+
+    @torch.inference_mode()
+    def _idle_rounds(self) -> int:
+        """Sample a chunk in short windows with a model that costs nothing; the rounds it took."""
+        steps = self.chain.num_steps
+        still = torch.zeros(1, steps, *self.chunk_shape, device=self.device)
+        noise = ChunkNoise(still[:, 0], still, torch.ones(1, steps, device=self.device))
+        sampler = Speculative("refine" if self.gain is None else "gain", 16)
+
+        def nothing(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+            return torch.zeros_like(x)
+
+        return max(sample(nothing, self.chain, noise, sampler, Prior(self.gain)).calls)
 
     def _condition(self, history: NDArray[np.float32]) -> Tensor:
         raw = torch.from_numpy(history).to(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -20,30 +21,27 @@ class Gain:
     a diagonal in one common basis predicts real policies better than a full matrix for each step
     (fewer numbers to learn), and makes a drafted path a cumulative sum.
 
-    Errors are root mean squares and not means: chunks whose drafts are bad lose whole windows.
-
     Attributes:
         basis: Q, ``(D, D)``, columns orthonormal; D is the flattened state.
         slope: g, ``(K, D)``, not negative; zero at step 0.
-        step_error: Root mean square of ``x0_j - x0_{j-1} - G_j s_{j-1} z_{j-1}``, ``(K,)``.
-        revisit_error: Root mean square error of a draft that revisits step j, ``(K,)``.
-        warm_error: The same of a draft at step j from the previous chunk alone, ``(K,)``.
+        error: How far a draft of x̂0 is off, ``(K + 1, K)`` by ``[L + 1, j]``: at step j when steps
+            up to L have been visited; row 0 with nothing but the previous chunk. A norm; of many
+            chunks the one that gives their mean acceptance (``typical_error``), as a mean
+            square would follow the few chunks that no draft fits.
         clip: The model's own bound on the predictions, or None.
     """
 
     basis: Tensor
     slope: Tensor
-    step_error: Tensor
-    revisit_error: Tensor
-    warm_error: Tensor
+    error: Tensor
     clip: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that no fit gives."""
         k, d = self.slope.shape if self.slope.ndim == 2 else (-1, -1)
-        expected = {"basis": (d, d), "slope": (k, d)}
+        expected = {"basis": (d, d), "slope": (k, d), "error": (k + 1, k)}
         for name, tensor in self.tensors().items():
-            shape = expected.get(name, (k,))
+            shape = expected[name]
             if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
                 raise SamplerError(
                     f"gain: {name}: expected float32 of shape {shape}, got {tensor.dtype} of "
@@ -92,6 +90,30 @@ def rotate_rows(x: Tensor, basis: Tensor) -> Tensor:
     return torch.bmm(rows, basis.expand(len(rows), *basis.shape)).view(x.shape)
 
 
+HOPELESS = 1e6
+"""The error of a draft of which nothing is known."""
+
+
+def typical_error(error: Tensor, gap: Tensor) -> Tensor:
+    """The error whose drafts are accepted as often as those of many errors, on average.
+
+    A draft at step j is accepted with probability ``2 Φ(-‖D‖/2)``, ``‖D‖ = gap_j ‖error‖``
+    (Hu et al. 2025).
+
+    Args:
+        error: Norms of errors by chunk and step, ``(N, J)``; NaN where there was none.
+        gap: ``b_j / s_j``, ``(J,)``; at a step without noise (0) the root mean square is given.
+
+    Returns:
+        ``(J,)``; NaN at steps without any error.
+    """
+    error, gap = error.double(), gap.double()
+    accepted = torch.erfc(gap * error / math.sqrt(8)).nanmean(0)
+    # Where next to none is accepted the inverse is without bound; such a step is hopeless anyway.
+    equal = math.sqrt(8) * torch.erfinv(1 - accepted.clamp(min=1e-9)) / gap
+    return torch.where(gap > 0, equal, error.square().nanmean(0).sqrt()).float()
+
+
 def fit_gain(
     chain: GaussianChain,
     predictions: Tensor,
@@ -110,8 +132,8 @@ def fit_gain(
             NaN where there was none.
 
     Returns:
-        The gain; its ``revisit_error`` is that of a draft made from the step before, until
-        it is measured (``measure_revisits``).
+        The gain; of a step that is visited again it has the error that a draft made from the step
+        before would have, until that is measured (``calibrate``).
 
     Raises:
         SamplerError: If there are fewer than 16 paths or the shapes disagree.
@@ -132,19 +154,45 @@ def fit_gain(
     innovation = (s[:-1, None] * noise[:, :-1]) @ basis
     slope = torch.zeros(k, size, device=device)
     slope[1:] = ((innovation * change).sum(0) / innovation.square().sum(0)).clamp(min=0)
-    residual = (change - slope[1:] * innovation).square().sum(-1).mean(0).sqrt()
-    step_error = torch.cat([residual[:1], residual])
-    warm_error = torch.zeros(k, device=device)
-    if previous is not None and bool((known := previous.isfinite().all(1)).any()):
-        drawn = torch.cat([torch.zeros_like(change[:, :1]), (slope[1:] * innovation).cumsum(1)], 1)
-        guess = (previous @ basis)[known, None] + drawn[known]
-        missed = guess - predictions[known] @ basis
-        warm_error = missed.square().sum(-1).mean(0).sqrt()
+    drawn = torch.zeros_like(predictions)
+    drawn[:, 1:] = (slope[1:] * innovation).cumsum(1) @ basis.T
     return Gain(
-        basis.contiguous(),
-        slope,
-        step_error,
-        step_error.clone(),
-        warm_error,
-        clip,
+        basis.contiguous(), slope, _draft_errors(chain, predictions, drawn, clip, previous), clip
     )
+
+
+def _draft_errors(
+    chain: GaussianChain,
+    predictions: Tensor,
+    drawn: Tensor,
+    clip: float | None,
+    previous: Tensor | None,
+) -> Tensor:
+    """Errors ``(K + 1, K)`` of drafts for known paths; see ``Gain.error``.
+
+    Args:
+        chain: The reverse process.
+        predictions: x̂0 along the paths, ``(N, K, D)``.
+        drawn: What the gain makes of the noise up to each step, ``(N, K, D)``.
+        clip: The model's own bound on x̂0.
+        previous: The predictions that were known before, ``(N, D)`` with rows of NaN, or None.
+    """
+    k = chain.num_steps
+    gap = torch.where(chain.s > 0, chain.b / chain.s, 0.0).to(predictions.device)
+    error = predictions.new_full((k + 1, k), HOPELESS)
+
+    def missed(start: Tensor, rest: Tensor) -> Tensor:
+        guess = start + rest
+        return ((guess if clip is None else guess.clamp(-clip, clip)) - predictions).norm(dim=-1)
+
+    for last in range(k - 1):
+        ahead = missed(predictions[:, last, None], drawn - drawn[:, last, None])
+        error[last + 1, last + 1 :] = typical_error(ahead[:, last + 1 :], gap[last + 1 :])
+    if previous is not None and bool(previous.isfinite().all(1).any()):
+        error[0] = typical_error(missed(previous[:, None], drawn), gap)
+    steps = torch.arange(k, device=error.device)
+    one_ahead = error[steps, steps].clone()
+    one_ahead[0] = one_ahead[1]
+    visited = steps <= steps[:, None]
+    error[1:] = torch.where(visited, one_ahead, error[1:])
+    return error

@@ -83,5 +83,6 @@ class Prior:
                 )
             else:
                 cost = self.costs(chains * np.arange(1, chain.num_steps + 1))
+                cost += self.costs.round_seconds
             self.plans[key] = plan_windows(chain, self.gain, cost)
         return self.plans[key]

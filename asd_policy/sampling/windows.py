@@ -28,10 +28,12 @@ class CostTable:
     Attributes:
         rows: Batch sizes that were measured, increasing from 1.
         seconds: Time of one call for each.
+        round_seconds: What a round of drafting takes beside its call.
     """
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
+    round_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a table that does not begin with a single row or is not increasing."""
@@ -39,7 +41,9 @@ class CostTable:
             raise SamplerError("cost table: expected two or more batch sizes from 1 on")
         if any(b <= a for a, b in zip(self.rows, self.rows[1:], strict=False)):
             raise SamplerError(f"cost table: expected increasing batch sizes, got {self.rows}")
-        if not all(math.isfinite(s) and s > 0 for s in self.seconds):
+        if not (
+            all(math.isfinite(s) and s > 0 for s in self.seconds) and 0 <= self.round_seconds < 60
+        ):
             raise SamplerError(f"cost table: expected positive times, got {self.seconds}")
 
     def __call__(self, rows: NDArray) -> NDArray:
@@ -70,8 +74,7 @@ def plan_windows(chain: GaussianChain, gain: Gain, cost: Sequence[float] | NDArr
     """Windows of least expected cost.
 
     A drafted step is accepted with probability ``2 Φ(-‖D‖/2)`` (Hu et al. 2025), with ‖D‖ from the
-    gain's errors: a step that is visited again errs by ``revisit_error``; one beyond the last
-    visited step by the ``step_error`` of all steps between, which are uncorrelated.
+    gain's errors.
 
     Args:
         chain: The reverse process.
@@ -86,20 +89,14 @@ def plan_windows(chain: GaussianChain, gain: Gain, cost: Sequence[float] | NDArr
             f"{gain.num_steps}"
         )
     gap = torch.where(chain.s > 0, chain.b / chain.s, 0.0).numpy()
-    step, revisit, warm = (
-        t.cpu().double().numpy() for t in (gain.step_error, gain.revisit_error, gain.warm_error)
-    )
-    drift = np.concatenate([[0.0], np.cumsum(step**2)])
+    error = gain.error.cpu().double().numpy()
     # value[i, L + 1]: expected cost from position i on.
     value = np.zeros((k + 1, k + 1))
     windows = np.ones((k, k + 1), dtype=np.int64)
     for i in range(k - 1, -1, -1):
         steps = np.arange(i, k)
         last = np.arange(i - 1, k) if i else np.arange(-1, k)
-        error = np.sqrt(np.maximum(drift[steps + 1] - drift[np.maximum(last, 0) + 1][:, None], 0))
-        error = np.where(steps <= last[:, None], revisit[steps], error)
-        error = np.where((last < 0)[:, None], warm[steps], error)
-        accept = _erfc(gap[steps] * error / math.sqrt(8))
+        accept = _erfc(gap[steps] * error[last + 1][:, steps] / math.sqrt(8))
         # Probability that rows 0…w - 1 all stand, and that row w is the first that does not.
         stand = np.concatenate([np.ones((len(last), 1)), accept.cumprod(1)], axis=1)
         fall = stand[:, :-1] - stand[:, 1:]

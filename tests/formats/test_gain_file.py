@@ -62,7 +62,7 @@ def test_damage_is_named(tiny_gain, tiny_folder):
 
 
 def test_a_gain_of_another_chunk_is_refused(tiny_folder):
-    small = Gain(torch.eye(3), torch.rand(20, 3), *(torch.rand(20) for _ in range(3)))
+    small = Gain(torch.eye(3), torch.rand(20, 3), torch.rand(21, 20))
     save_gain(small, tiny_folder, {})
     with pytest.raises(CheckpointError, match="expected 20 steps of size 48, got 20 of size 3"):
         asd_policy.load_policy(tiny_folder, device="cpu")

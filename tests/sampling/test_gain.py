@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from problems import random_noise
+from scipy.stats import norm
 
 from asd_policy.errors import SamplerError
 from asd_policy.sampling import Gain, GaussianChain, Prior, calibrate, fit_gain, sample
-from asd_policy.sampling.gain import rotate_rows
+from asd_policy.sampling.gain import HOPELESS, rotate_rows, typical_error
 
 CHAIN = GaussianChain.ddpm(40)
 
@@ -51,13 +52,28 @@ def test_a_linear_model_is_followed_to_the_end(gain):
 
 
 def test_errors_that_windows_are_planned_with(gain):
-    assert 0 < float(gain.revisit_error.max()) < 0.2 * float(gain.step_error.sum())
-    assert gain.warm_error.eq(0).all(), "no previous chunk was known"
+    ahead = gain.error[1, 1:]
+    assert gain.error[0].eq(HOPELESS).all(), "no previous chunk was known"
+    assert float(gain.error[-1, 35]) < 0.3 * float(ahead[34]), "a second visit knows more"
+    assert float(ahead[30]) > float(gain.error[30, 31]), "errors add up"
     truth = random_noise(64, CHAIN, (4,), seed=5)
     previous = [torch.full((4,), 2.0)] * 64
     warm = calibrate(Gaussian().denoise, CHAIN, truth, clip=None, previous=previous)
     # Four coordinates that are 2 off on average, and have variance 1.36 together.
-    assert float(warm.warm_error[5]) == pytest.approx((16 + 1.36) ** 0.5, abs=1.0)
+    assert float(warm.error[0, 5]) == pytest.approx((16 + 1.36) ** 0.5, abs=1.0)
+
+
+def test_a_typical_error_is_accepted_as_often_as_all_errors_on_average():
+    gap = torch.tensor([0.5, 2.0, 0.0, 1.0])
+    error = torch.rand(500, 4, generator=torch.Generator().manual_seed(0)) * 3
+    error[::2, 3] = float("nan")
+    typical = typical_error(error, gap)
+    accepted = 2 * norm.cdf(-gap * error / 2)
+    expected = 2 * norm.cdf(-gap * typical / 2)
+    assert expected == pytest.approx(np.nanmean(accepted, axis=0), rel=1e-4)
+    assert float(typical[2]) == pytest.approx(float(error[:, 2].square().mean().sqrt()))
+    one_bad = torch.tensor([[0.1], [0.1], [0.1], [50.0]])
+    assert float(typical_error(one_bad, torch.ones(1))) < 1.0, "one hopeless chunk counts as one"
 
 
 def test_a_good_previous_chunk_saves_calls(gain):
@@ -89,14 +105,17 @@ def test_refuses_what_it_cannot_learn_from():
         fit_gain(CHAIN, torch.zeros(20, 39, 4), torch.zeros(20, 39, 4), clip=None)
 
 
-def test_refuses_tensors_that_are_no_gain(gain):
-    good = gain.tensors()
-    for name, bad in {
-        "basis": torch.ones(4, 4),
-        "slope": -torch.ones(40, 4),
-        "step_error": torch.full((40,), float("nan")),
-        "revisit_error": torch.zeros(39),
-        "warm_error": torch.zeros(40, dtype=torch.float64),
-    }.items():
-        with pytest.raises(SamplerError, match=f"gain: {name}: expected"):
-            Gain(**{**good, name: bad})
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("basis", torch.ones(4, 4)),
+        ("basis", torch.eye(5)),
+        ("slope", -torch.ones(40, 4)),
+        ("error", torch.full((41, 40), float("nan"))),
+        ("error", torch.zeros(40, 40)),
+        ("error", torch.zeros(41, 40, dtype=torch.float64)),
+    ],
+)
+def test_refuses_tensors_that_are_no_gain(gain, name, bad):
+    with pytest.raises(SamplerError, match=f"gain: {name}: expected"):
+        Gain(**{**gain.tensors(), name: bad})

@@ -17,31 +17,20 @@ from asd_policy.sampling.windows import plan_windows, priced
 CHAIN = GaussianChain.ddpm(8)
 
 
-def gain(step=0.3, revisit=0.1, warm=0.5):
+def gain(scale=0.4):
     generator = torch.Generator().manual_seed(0)
-    return Gain(
-        torch.eye(3),
-        torch.zeros(8, 3),
-        *(scale * (0.5 + torch.rand(8, generator=generator)) for scale in (step, revisit, warm)),
-    )
+    error = scale * (0.5 + torch.rand(9, 8, generator=generator))
+    return Gain(torch.eye(3), torch.zeros(8, 3), error)
 
 
 def cheapest(chain, known, cost):
     """The same problem, solved one place and one outcome at a time."""
     k = chain.num_steps
     gap = [0.0 if s == 0 else float(b / s) for b, s in zip(chain.b, chain.s, strict=True)]
-    step, revisit, warm = (
-        t.double().tolist() for t in (known.step_error, known.revisit_error, known.warm_error)
-    )
+    error = known.error.double().tolist()
 
     def accept(j, last):
-        if j <= last:
-            error = revisit[j]
-        elif last < 0:
-            error = warm[j]
-        else:
-            error = math.sqrt(sum(e * e for e in step[last + 1 : j + 1]))
-        return math.erfc(gap[j] * error / math.sqrt(8))
+        return math.erfc(gap[j] * error[last + 1][j] / math.sqrt(8))
 
     @lru_cache(None)
     def value(i, last):
@@ -95,6 +84,13 @@ def test_a_cost_table_between_and_beyond_its_rows():
                           ((1, 2), (1.0, 0.0)), ((1, 2), (1.0,))]:  # fmt: skip
         with pytest.raises(SamplerError, match="cost table"):
             CostTable(rows, seconds)
+
+
+def test_rounds_that_cost_time_of_their_own_make_windows_longer():
+    known = Prior(gain(), costs=CostTable((1, 8), (1.0, 3.0)))
+    dear = Prior(gain(), costs=CostTable((1, 8), (1.0, 3.0), round_seconds=5.0))
+    short, long = (p.windows(CHAIN, "auto", 1).windows for p in (known, dear))
+    assert (long >= short).all() and (long > short).any()
 
 
 def test_auto_leaves_speculation_where_it_cannot_pay():
