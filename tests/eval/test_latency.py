@@ -66,9 +66,9 @@ def test_what_is_measured_survives_its_file(checkpoint, situations, tmp_path):
     )
     assert measured.task == "pusht" and measured.action_horizon == 8
     names = [(b.sampler, b.environments) for b in measured.batches]
-    # Two repetitions, but 32 chunks at least: 32 of one environment, 11 of three; in turns.
+    # Two repetitions, but 96 chunks at least: 96 of one environment, 32 of three; in turns.
     assert names[:4] == [("ddpm", 1), ("refine:4", 1), ("refine:4", 1), ("ddpm", 1)]
-    assert [names.count(("ddpm", n)) for n in (1, 3)] == [32, 11] and len(names) == 2 * 43
+    assert [names.count(("ddpm", n)) for n in (1, 3)] == [96, 32] and len(names) == 2 * 128
     assert set(measured.outside) == {"ddpm", "asd"}
     assert all(0 < share < 1 for share in measured.outside.values())
     assert 0 < measured.memory["process_before"] <= measured.memory["process"]
