@@ -43,7 +43,7 @@ def paths(checkpoint: str, chunks: int) -> tuple[Tensor, Tensor, asd_policy.Poli
     """Predictions and noise of sequential chunks, ``(N, K, D)`` each."""
     policy = asd_policy.load_policy(checkpoint, device="cpu", gain=False)
     task = envs.spec(policy.spec.task)
-    make_env = partial(envs.make, task.name)
+    make_env = partial(envs.make, task.name, action_mode=policy.spec.action_mode)
     situations = record(policy, make_env, 950000, chunks, task.max_episode_steps)
     planner = policy.planner
     steps = planner.chain.num_steps

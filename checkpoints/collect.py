@@ -94,7 +94,7 @@ class DemoFile:
         else:
             # Moved to its name only when complete, so that a crash leaves no half of an episode.
             group = self._file.create_group("incoming")
-            for key in ("actions", "rewards", "dones", "states"):
+            for key in ("actions", "actions_abs", "rewards", "dones", "states"):
                 group[key] = getattr(episode, key)
             for key, values in episode.observations.items():
                 group[f"obs/{key}"] = values

@@ -21,7 +21,7 @@ class Demonstrations:
 
     Attributes:
         observations: For each key ``(steps, *shape)`` float32.
-        actions: ``(steps, action_dim)`` float32.
+        actions: ``(steps, action_dim)`` float32, of the asked mode.
         episode_ends: Index one past each episode's last step, ``(episodes,)``.
     """
 
@@ -30,16 +30,18 @@ class Demonstrations:
     episode_ends: np.ndarray
 
 
-def load_demonstrations(path: str | Path, keys: list[str]) -> Demonstrations:
+def load_demonstrations(path: str | Path, keys: list[str], action_mode: str) -> Demonstrations:
     """Read demonstrations: a robomimic HDF5 file, or the PushT zarr of Chi et al.
 
     Args:
         path: ``*.hdf5`` or ``*.zarr``.
         keys: Observation keys to read, in any order.
+        action_mode: Which actions: ``delta`` (robomimic's ``actions``), ``absolute`` (its
+            ``actions_abs``) or ``position`` (PushT's).
 
     Raises:
         FileNotFoundError: If there is nothing at the path.
-        ValueError: If the file is of neither kind, or lacks a key.
+        ValueError: If the file is of neither kind, or lacks a key or the actions.
     """
     path = Path(path)
     if not path.exists():
@@ -48,13 +50,24 @@ def load_demonstrations(path: str | Path, keys: list[str]) -> Demonstrations:
             "see the policy's card for where its data comes from"
         )
     if path.suffix in (".hdf5", ".h5"):
-        return _load_robomimic(path, keys)
-    if path.suffix == ".zarr":
+        return _load_robomimic(path, keys, action_mode)
+    if path.suffix == ".zarr" and action_mode == "position":
         return _load_pusht(path, keys)
-    raise ValueError(f"{path}: expected a robomimic .hdf5 file or the PushT .zarr folder")
+    raise ValueError(
+        f"{path}: expected a robomimic .hdf5 file, or the PushT .zarr folder for actions of mode "
+        f"'position'; the mode is {action_mode!r}"
+    )
 
 
-def _load_robomimic(path: Path, keys: list[str]) -> Demonstrations:
+_ACTION_KEYS = {"delta": "actions", "absolute": "actions_abs"}
+
+
+def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
+    if action_mode not in _ACTION_KEYS:
+        raise ValueError(
+            f"{path}: expected actions of mode {sorted(_ACTION_KEYS)}, not {action_mode!r}"
+        )
+    action_key = _ACTION_KEYS[action_mode]
     observations: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     actions: list[np.ndarray] = []
     with h5py.File(path, "r") as file:
@@ -68,7 +81,12 @@ def _load_robomimic(path: Path, keys: list[str]) -> Demonstrations:
                         f"{path}: {name}: no observation {key!r}; there are {sorted(demo['obs'])}"
                     )
                 observations[key].append(demo["obs"][key][:])
-            actions.append(demo["actions"][:])
+            if action_key not in demo:
+                raise ValueError(
+                    f"{path}: {name}: no {action_key!r}; record with `python -m "
+                    "checkpoints.collect`, or convert with robomimic's own script"
+                )
+            actions.append(demo[action_key][:])
     return Demonstrations(
         {key: _float32(np.concatenate(parts)) for key, parts in observations.items()},
         _float32(np.concatenate(actions)),

@@ -22,6 +22,8 @@ from tqdm import tqdm
 import asd_policy
 from asd_policy.formats.native import Checkpoint, save_checkpoint
 from asd_policy.policies.normalizer import Normalizer
+from asd_policy.policies.observation import features
+from asd_policy.policies.rotation import ARM_6D, pose_to_6d
 from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling import Parametrization
 from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
@@ -34,21 +36,20 @@ class ChunkData:
     """Normalised training windows in memory."""
 
     def __init__(self, demonstrations: Demonstrations, spec: PolicySpec) -> None:
-        self.normalizers = {
-            entry.key: Normalizer.fit_limits(demonstrations.observations[entry.key].flatten(1))
+        seen = {
+            entry.key: features([entry], demonstrations.observations[entry.key].flatten(1))
             for entry in spec.observations
         }
-        self.normalizers["action"] = Normalizer.fit_limits(demonstrations.actions)
+        self.normalizers = {key: Normalizer.fit_limits(values) for key, values in seen.items()}
         self._observations = torch.cat(
-            [
-                self.normalizers[entry.key].normalize(
-                    demonstrations.observations[entry.key].flatten(1)
-                )
-                for entry in spec.observations
-            ],
-            dim=1,
+            [self.normalizers[key].normalize(values) for key, values in seen.items()], dim=1
         )
-        self._actions = self.normalizers["action"].normalize(demonstrations.actions)
+        actions = demonstrations.actions
+        self.normalizers["action"] = Normalizer.fit_limits(actions)
+        if spec.action_rotation == "rotation_6d":
+            actions = pose_to_6d(actions.double()).float()
+            self.normalizers["action"] = _position_limits(actions)
+        self._actions = self.normalizers["action"].normalize(actions)
         self._windows = torch.from_numpy(
             window_indices(
                 demonstrations.episode_ends,
@@ -68,6 +69,13 @@ class ChunkData:
         steps = self._windows[index]
         condition = self._observations[steps[:, : self._obs_horizon]].flatten(1)
         return condition, self._actions[steps]
+
+
+def _position_limits(actions: Tensor) -> Normalizer:
+    """Positions to [-1, 1]; rotations and grippers are in that range (Chi et al. 2023)."""
+    fitted = Normalizer.fit_limits(actions)
+    fixed = (torch.arange(ARM_6D) >= 3).repeat(actions.shape[1] // ARM_6D)
+    return Normalizer(fitted.scale.masked_fill(fixed, 1.0), fitted.offset.masked_fill(fixed, 0.0))
 
 
 class Trainer:
@@ -205,9 +213,12 @@ def policy_spec(config: DictConfig) -> PolicySpec:
     return PolicySpec(
         task=task.name,
         observations=tuple(
-            ObservationKey(entry.key, tuple(entry.shape)) for entry in task.observations
+            ObservationKey(entry.key, tuple(entry.shape), tuple(entry.get("quaternions", ())))
+            for entry in task.observations
         ),
         action_dim=task.action_dim,
+        action_mode=task.action_mode,
+        action_rotation=task.action_rotation,
         obs_horizon=policy.obs_horizon,
         pred_horizon=policy.pred_horizon,
         action_horizon=policy.action_horizon,
@@ -229,7 +240,8 @@ def train(config: DictConfig) -> Path:
     """
     torch.set_num_threads(config.threads)
     spec = policy_spec(config)
-    demonstrations = load_demonstrations(config.dataset, [entry.key for entry in spec.observations])
+    keys = [entry.key for entry in spec.observations]
+    demonstrations = load_demonstrations(config.dataset, keys, spec.action_mode)
     trainer = Trainer(config, spec, ChunkData(demonstrations, spec))
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,16 @@ from envs.errors import ActionError
 from envs.specs import TaskSpec
 
 
-def check_action(action: ArrayLike, task: TaskSpec) -> NDArray[np.float64]:
-    """Return an action as float64, clipped to the task's bounds.
+def check_action(
+    action: ArrayLike, task: TaskSpec, low: ArrayLike, high: ArrayLike
+) -> NDArray[np.float64]:
+    """Return an action as float64, clipped to its bounds.
 
     Args:
         action: (action_dim,) real numbers.
         task: The task's spec.
+        low: Lower bounds, of one component or of each.
+        high: Upper bounds.
 
     Raises:
         ActionError: If the action is not numeric, has another shape, or is not finite.
@@ -34,4 +38,4 @@ def check_action(action: ArrayLike, task: TaskSpec) -> NDArray[np.float64]:
             f"{task.name}: an action must be finite, but components {bad} are not: {command}; "
             "look for a diverged policy or a missing normaliser"
         )
-    return np.clip(command, task.action_low, task.action_high)
+    return np.clip(command, low, high)

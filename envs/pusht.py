@@ -106,7 +106,7 @@ class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             ActionError: If the action has the wrong shape or is not finite.
             EpisodeError: Before `reset`, or after the episode has ended.
         """
-        command = check_action(action, self.task)
+        command = check_action(action, self.task, self.task.action_low, self.task.action_high)
         if not self._running:
             raise EpisodeError(
                 f"{self.task.name}: step() needs a running episode, but none was started or it has "

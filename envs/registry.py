@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium
 
-from envs.errors import UnknownTaskError
+from envs.errors import ActionError, UnknownTaskError
 from envs.specs import TaskSpec
 
 
@@ -24,6 +24,7 @@ def _robomimic(
         name=name,
         title=title,
         observations=tuple(observations),
+        action_modes=("delta", "absolute"),
         action_dim=7 * arms,
         action_low=-1.0,
         action_high=1.0,
@@ -42,6 +43,7 @@ _TASKS: dict[str, TaskSpec] = {
             name="pusht",
             title="Push-T",
             observations=(("keypoint", (9, 2)), ("agent_pos", (2,))),
+            action_modes=("position",),
             action_dim=2,
             action_low=0.0,
             action_high=512.0,
@@ -58,6 +60,38 @@ _TASKS: dict[str, TaskSpec] = {
             arms=1,
             steps=400,
             success="the cube's centre is more than 4 cm above the table top",
+        ),
+        _robomimic(
+            "can",
+            "Can",
+            object_dim=14,
+            arms=1,
+            steps=400,
+            success="the can stands in its compartment of the right bin, and the hand is away",
+        ),
+        _robomimic(
+            "square",
+            "Square",
+            object_dim=14,
+            arms=1,
+            steps=400,
+            success="the square nut is around the square peg, and the hand is away",
+        ),
+        _robomimic(
+            "transport",
+            "Transport",
+            object_dim=41,
+            arms=2,
+            steps=700,
+            success="the hammer is in the target bin and the cube in the other",
+        ),
+        _robomimic(
+            "tool_hang",
+            "Tool Hang",
+            object_dim=44,
+            arms=1,
+            steps=700,
+            success="the frame stands in its base and the tool hangs on the frame",
         ),
     )
 }
@@ -85,12 +119,19 @@ def spec(name: str) -> TaskSpec:
         ) from None
 
 
-def make(name: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
+def make(
+    name: str,
+    render_mode: str | None = None,
+    *,
+    action_mode: str | None = None,
+    **kwargs: Any,
+) -> gymnasium.Env:
     """Make a task's environment; this is when its simulator is imported.
 
     Args:
         name: One of `names()`.
         render_mode: None, or "rgb_array" for an environment whose `render()` returns frames.
+        action_mode: One of the task's action modes; None for the usual one.
         **kwargs: Options of the task's environment class (see `spec(name).entry_point`).
 
     Returns:
@@ -98,8 +139,17 @@ def make(name: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.
 
     Raises:
         UnknownTaskError: If there is no such task.
+        ActionError: If the task has no such action mode.
     """
     task = spec(name)
+    action_mode = action_mode or task.action_modes[0]
+    if action_mode not in task.action_modes:
+        raise ActionError(
+            f"{name}: unknown action mode {action_mode!r}; expected one of "
+            f"{', '.join(task.action_modes)}"
+        )
+    if action_mode != task.action_modes[0]:
+        kwargs["action_mode"] = action_mode
     module, _, attribute = task.entry_point.partition(":")
     env: gymnasium.Env = getattr(importlib.import_module(module), attribute)(
         task, render_mode=render_mode, **kwargs

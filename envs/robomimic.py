@@ -8,21 +8,24 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from envs.actions import check_action
 from envs.errors import EpisodeError, RenderError
 from envs.rendering import SceneRenderer, camera_index, make_renderer
 from envs.robosuite_setup import TASKS, env_kwargs, import_robosuite
-from envs.specs import TaskSpec
+from envs.specs import ActionMode, TaskSpec
 
 Observation = dict[str, NDArray[np.float32]]
 
 
 class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
-    """One Robomimic task: low-dimensional observations, end-effector delta actions, sparse reward.
+    """One Robomimic task: low-dimensional observations, end-effector actions, sparse reward.
 
-    An action holds, per arm, a translation (1 is 5 cm) and a rotation vector (1 is 0.5 rad) in the
-    world frame, and the gripper (-1 opens, 1 closes); components outside [-1, 1] are clipped.
+    A delta action holds, per arm, a translation (1 is 5 cm) and a rotation vector (1 is 0.5 rad) in
+    the world frame, and the gripper (-1 opens, 1 closes); components outside [-1, 1] are clipped.
+    An absolute action holds, per arm, where the hand (the grip site) is to go: position in metres
+    and rotation vector in radians, in the world frame, neither clipped; and the gripper.
     `object` is laid out as robosuite 1.5 does it. In Robomimic's own Lift data, from robosuite 1.4
     and older, the last three components (hand to cube) have the opposite sign.
 
@@ -35,6 +38,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         camera: Camera for `render()`; None for the task's usual one.
         width: Width of a frame in pixels.
         height: Height of a frame in pixels.
+        action_mode: "delta" or "absolute".
         terminate_on_success: Whether success ends an episode. Without it an episode goes on to the
             step limit; demonstrations are recorded so, to hold the steps after success.
     """
@@ -49,6 +53,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         camera: str | None = None,
         width: int = 256,
         height: int = 256,
+        action_mode: ActionMode = "delta",
         terminate_on_success: bool = True,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -56,16 +61,21 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         row = TASKS[task.name]
         self.task = task
         self.render_mode = render_mode
-        self.robosuite = import_robosuite().make(row.env_name, **env_kwargs(row))
+        self.action_mode = action_mode
+        self.robosuite = import_robosuite().make(row.env_name, **env_kwargs(row, action_mode))
         self.observation_space = spaces.Dict(
             {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in task.observations}
         )
-        self.action_space = spaces.Box(task.action_low, task.action_high, (task.action_dim,))
+        high = np.full(task.action_dim, task.action_high, np.float32)
+        if action_mode == "absolute":
+            high.reshape(len(row.robots), -1)[:, :6] = np.inf
+        self.action_space = spaces.Box(-high, high)
         self._camera = camera or row.camera
         self._size = (height, width)
         self._terminate_on_success = terminate_on_success
         self._renderer: SceneRenderer | None = None
         self._steps = 0
+        self._last_action: NDArray[np.float64] | None = None
         self._started = False
         self._running = False
 
@@ -90,6 +100,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._close_renderer()  # a hard reset replaces the model that the renderer looks at
         raw = self.robosuite.reset()
         self._steps = 0
+        self._last_action = None
         self._started = self._running = True
         return self._observe(raw), {"success": False, "seed": episode_seed}
 
@@ -109,7 +120,8 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             ActionError: If the action has the wrong shape or is not finite.
             EpisodeError: Before `reset`, or after the episode has ended.
         """
-        command = check_action(action, self.task)
+        space = self.action_space
+        command = check_action(action, self.task, space.low, space.high)
         if not self._running:
             raise EpisodeError(
                 f"{self.task.name}: step() needs a running episode, but none was started or it has "
@@ -117,6 +129,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             )
         raw, reward, _, _ = self.robosuite.step(command)
         self._steps += 1
+        self._last_action = command
         success = bool(self.robosuite._check_success())
         terminated = success and self._terminate_on_success
         truncated = not terminated and self._steps >= self.task.max_episode_steps
@@ -154,6 +167,25 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             self.robosuite.close()
         self._running = False
 
+    def absolute_action(self) -> NDArray[np.float32]:
+        """Return the last action as an absolute one: each hand's goal, and the gripper's command.
+
+        Returns:
+            (action_dim,) that moves an environment in this state as the last action did.
+
+        Raises:
+            EpisodeError: Before the first `step` of an episode.
+        """
+        if self._last_action is None:
+            raise EpisodeError(f"{self.task.name}: call step() before absolute_action()")
+        parts = []
+        commands = self._last_action.reshape(len(self.robosuite.robots), -1)
+        for robot, command in zip(self.robosuite.robots, commands, strict=True):
+            arm = robot.composite_controller.part_controllers["right"]
+            turn = Rotation.from_matrix(arm.goal_ori).as_rotvec()
+            parts += [arm.goal_pos, turn, command[6:]]
+        return np.concatenate(parts, dtype=np.float32)
+
     def simulator_state(self) -> NDArray[np.float64]:
         """Return (1 + nq + nv,) time, positions and velocities, as Robomimic's files hold them."""
         state: NDArray[np.float64] = self.robosuite.sim.get_state().flatten()
@@ -171,7 +203,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             "env_name": row.env_name,
             "env_version": import_robosuite().__version__,
             "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
-            "env_kwargs": env_kwargs(row),
+            "env_kwargs": env_kwargs(row, self.action_mode),
         }
 
     def _observe(self, raw: Mapping[str, Any]) -> Observation:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from envs.specs import ActionMode
+
 CONTROL_HZ = 20
 
 
@@ -17,15 +19,26 @@ class RobosuiteTask:
         env_name: robosuite's name of the environment.
         robots: One robot an arm.
         camera: The camera that `render()` looks through unless told otherwise.
+        env_configuration: How two robots stand, or None.
     """
 
     env_name: str
     robots: tuple[str, ...]
     camera: str
+    env_configuration: str | None = None
 
 
 TASKS: dict[str, RobosuiteTask] = {
     "lift": RobosuiteTask(env_name="Lift", robots=("Panda",), camera="agentview"),
+    "can": RobosuiteTask(env_name="PickPlaceCan", robots=("Panda",), camera="agentview"),
+    "square": RobosuiteTask(env_name="NutAssemblySquare", robots=("Panda",), camera="agentview"),
+    "transport": RobosuiteTask(
+        env_name="TwoArmTransport",
+        robots=("Panda", "Panda"),
+        camera="agentview",
+        env_configuration="opposed",
+    ),
+    "tool_hang": RobosuiteTask(env_name="ToolHang", robots=("Panda",), camera="sideview"),
 }
 
 
@@ -48,13 +61,17 @@ def import_robosuite() -> ModuleType:
     return robosuite
 
 
-def env_kwargs(row: RobosuiteTask) -> dict[str, Any]:
+def env_kwargs(row: RobosuiteTask, action_mode: ActionMode = "delta") -> dict[str, Any]:
     """Return the arguments of `robosuite.make` for a task, JSON-serialisable.
 
     Rewards are sparse, and robosuite's own horizon is off: the gymnasium environment ends episodes.
     """
-    controllers = [_controller() for _ in row.robots]
+    controllers = [_controller(action_mode) for _ in row.robots]
+    configuration = (
+        {} if row.env_configuration is None else {"env_configuration": row.env_configuration}
+    )
     return {
+        **configuration,
         "robots": list(row.robots),
         "controller_configs": controllers if len(controllers) > 1 else controllers[0],
         "control_freq": CONTROL_HZ,
@@ -70,8 +87,8 @@ def env_kwargs(row: RobosuiteTask) -> dict[str, Any]:
     }
 
 
-def _controller() -> dict[str, Any]:
-    """Return one arm's controller: OSC_POSE, pose deltas in the world frame.
+def _controller(action_mode: ActionMode) -> dict[str, Any]:
+    """Return one arm's controller: OSC_POSE, pose deltas or poses in the world frame.
 
     The actions of Robomimic's datasets are deltas in the world frame; robosuite 1.5 would read
     them in the robot's base frame unless told.
@@ -93,7 +110,7 @@ def _controller() -> dict[str, Any]:
                 "position_limits": None,
                 "orientation_limits": None,
                 "uncouple_pos_ori": True,
-                "input_type": "delta",
+                "input_type": action_mode,
                 "input_ref_frame": "world",
                 "interpolation": None,
                 "ramp_ratio": 0.2,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Metric = Literal["reward", "success"]
+ActionMode = Literal["position", "delta", "absolute"]
 
 
 @dataclass(frozen=True)
@@ -14,9 +15,11 @@ class TaskSpec:
         name: Short name, as in `envs.make(name)`.
         title: Name for people, as used in papers.
         observations: Pairs (key, shape) in the order in which policies concatenate them; float32.
-        action_dim: Length of an action.
-        action_low: Lower bound of every action component.
-        action_high: Upper bound of every action component.
+        action_modes: What an action can mean, the usual one first: "position", where to be;
+            "delta", a step of the end effector from where it is; "absolute", its pose in the world.
+        action_dim: Length of an action, in every mode.
+        action_low: Lower bound of every action component in the usual mode.
+        action_high: Upper bound of every action component in the usual mode.
         control_hz: Control steps per simulated second.
         max_episode_steps: Control steps after which an episode is truncated.
         metric: What is averaged over episodes: "reward", the largest reward of an episode, in
@@ -28,6 +31,7 @@ class TaskSpec:
     name: str
     title: str
     observations: tuple[tuple[str, tuple[int, ...]], ...]
+    action_modes: tuple[ActionMode, ...]
     action_dim: int
     action_low: float
     action_high: float

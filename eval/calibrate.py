@@ -70,7 +70,7 @@ def run(config: DictConfig) -> Path:
     task = envs.spec(policy.spec.task)
     situations = record(
         policy,
-        partial(envs.make, task.name),
+        partial(envs.make, task.name, action_mode=policy.spec.action_mode),
         config.first_seed,
         config.chunks,
         task.max_episode_steps,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import gymnasium
+
+import envs
 
 
 @dataclass(frozen=True)
@@ -13,6 +19,7 @@ class Experiment:
     Attributes:
         task: The task's name, as in `envs.make`.
         checkpoint: Folder of the policy.
+        action_mode: What the policy's actions mean, as in `envs.make`.
         fingerprint: SHA-256 of the checkpoint, under which its results are kept.
         num_steps: K, the steps of the policy's reverse process.
         max_steps: Control steps after which an episode is stopped.
@@ -21,10 +28,16 @@ class Experiment:
 
     task: str
     checkpoint: Path
+    action_mode: str
     fingerprint: str
     num_steps: int
     max_steps: int
     device: str
+
+    @property
+    def make_env(self) -> Callable[..., gymnasium.Env]:
+        """Makes one environment; picklable, and takes the options of `envs.make`."""
+        return partial(envs.make, self.task, action_mode=self.action_mode)
 
 
 @dataclass(frozen=True, order=True)

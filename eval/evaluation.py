@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import envs
@@ -42,7 +41,7 @@ def evaluate(request: Request, command: str) -> bool:
             store.check_versions(experiment, request.episodes, provenance)
         run = store.begin_run(command, provenance)
         complete = [
-            run_missing(request, experiment, store, run, partial(envs.make, experiment.task))
+            run_missing(request, experiment, store, run, experiment.make_env)
             for experiment in request.experiments
         ]
         rows, filmed = [], []
@@ -111,8 +110,10 @@ def _planning_times(
     samplers, chunks = request.samplers, request.planning_chunks
     planned = store.planning(experiment, samplers, chunks, provenance)
     if not planned:
-        make_env = partial(envs.make, experiment.task)
-        planned = run_apart(time_planning, experiment, samplers, make_env, request.seeds[0], chunks)
+        first = request.seeds[0]
+        planned = run_apart(
+            time_planning, experiment, samplers, experiment.make_env, first, chunks
+        )
         store.add_planning(run, experiment, planned)
     return planned
 

@@ -97,7 +97,7 @@ def run(config: DictConfig, command: str) -> Report:
     task = envs.spec(policy.spec.task)
     situations = observe(
         policy,
-        partial(envs.make, task.name),
+        partial(envs.make, task.name, action_mode=policy.spec.action_mode),
         request.first_seed,
         request.observations,
         task.max_episode_steps,

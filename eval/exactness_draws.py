@@ -51,7 +51,7 @@ def observe(
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Chunks of a sampler: normalised, ``(situations, samples, Tp * action_dim)``; mean cost."""
+    """Chunks of a sampler: normalised, ``(situations, samples, Tp * planned_dim)``; mean cost."""
 
     chunks: NDArray[np.float32]
     calls: float

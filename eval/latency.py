@@ -122,7 +122,7 @@ def run(config: DictConfig, command: str) -> Report:
                 request.checkpoint,
                 request.samplers,
                 request.device,
-                partial(envs.make, task.name),
+                partial(envs.make, task.name, action_mode=policy.spec.action_mode),
                 request.first_seed,
                 task.max_episode_steps,
                 request.act_steps,
@@ -152,7 +152,7 @@ def _situations(request: Request, policy: Policy, task: TaskSpec) -> Situations:
                 f"{len(situations)}"
             )
         return situations
-    make_env = partial(envs.make, task.name)
+    make_env = partial(envs.make, task.name, action_mode=policy.spec.action_mode)
     situations = record(
         policy, make_env, request.first_seed, request.chunks, task.max_episode_steps
     )

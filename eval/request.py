@@ -105,6 +105,7 @@ def _experiment(config: DictConfig, task: str) -> Experiment:
     return Experiment(
         task=task,
         checkpoint=path,
+        action_mode=spec.action_mode,
         fingerprint=fingerprint(path),
         num_steps=spec.build_chain().num_steps,
         max_steps=max_steps,

@@ -36,7 +36,7 @@ class Situations:
     Attributes:
         history: Raw observations, ``(N, To, observation_dim)`` float32.
         previous: The chunk planned before each, normalised and shifted to now, ``(N, Tp,
-            action_dim)``; NaN where an episode begins.
+            planned_dim)``; NaN where an episode begins.
         seed: Seed of each one's episode, ``(N,)`` int64.
         chunk: Index of the chunk in its episode, ``(N,)`` int64.
     """
@@ -112,7 +112,7 @@ def record(
                 seed += 1
     finally:
         env.close()
-    unknown = np.full((spec.pred_horizon, spec.action_dim), np.nan, np.float32)
+    unknown = np.full(policy.planner.chunk_shape, np.nan, np.float32)
     previous = [plan.previous[0] for _, _, plan in plans]
     return Situations(
         np.concatenate([plan.history for _, _, plan in plans]),

@@ -39,7 +39,7 @@ def film(experiment: Experiment, episode: Episode, path: Path) -> None:
         experiment.checkpoint, sampler=episode.sampler, device=experiment.device
     )
     policy.reset(seed=episode.seed, repeat=episode.repeat)
-    env = envs.make(experiment.task, render_mode="rgb_array")
+    env = experiment.make_env(render_mode="rgb_array")
     observation, info = env.reset(seed=episode.seed)
     writer: Any = imageio.get_writer(path, fps=task.control_hz, macro_block_size=_BLOCK)
     with writer:

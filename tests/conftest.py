@@ -28,6 +28,8 @@ def tiny_checkpoint() -> Checkpoint:
         task="pusht",
         observations=(ObservationKey("keypoint", (9, 2)), ObservationKey("agent_pos", (2,))),
         action_dim=3,
+        action_mode="position",
+        action_rotation=None,
         obs_horizon=2,
         pred_horizon=16,
         action_horizon=8,

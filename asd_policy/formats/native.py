@@ -34,7 +34,7 @@ WEIGHTS_FILE = "model.safetensors"
 GAIN_FILE = "gain.safetensors"
 DRAFT_FOLDER = "draft"
 FORMAT = "asd_policy"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         """Refuse normalisers that do not fit the specification."""
-        sizes = {entry.key: entry.size for entry in self.spec.observations}
-        sizes["action"] = self.spec.action_dim
+        sizes = self.spec.normalizer_sizes
         if set(self.normalizers) != set(sizes):
             raise CheckpointError(
                 f"normalisers: expected {sorted(sizes)}, got {sorted(self.normalizers)}"
@@ -141,14 +140,14 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
     weights = {f"network.{k}": tuple(v.shape) for k, v in network.state_dict().items()}
     expected = dict(weights)
-    for key, size in [(e.key, e.size) for e in spec.observations] + [("action", spec.action_dim)]:
+    for key, size in spec.normalizer_sizes.items():
         expected[f"normalizer.{key}.scale"] = expected[f"normalizer.{key}.offset"] = (size,)
     _check_tensors(path, tensors, expected)
     network.load_state_dict(
         {name.removeprefix("network."): tensors[name] for name in weights}, strict=True, assign=True
     )
     normalizers = {}
-    for key in [entry.key for entry in spec.observations] + ["action"]:
+    for key in spec.normalizer_sizes:
         try:
             normalizers[key] = Normalizer(
                 tensors[f"normalizer.{key}.scale"], tensors[f"normalizer.{key}.offset"]
@@ -203,14 +202,25 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or set(config) != fields:
         found = sorted(config) if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{path}: expected the fields {sorted(fields)}, got {found}")
-    if config["format"] != FORMAT or config["version"] != VERSION:
+    if config["format"] != FORMAT or config["version"] not in (1, VERSION):
         raise CheckpointError(
             f"{path}: expected format {FORMAT!r} version {VERSION}, got {config['format']!r} "
             f"version {config['version']!r}"
         )
     if not isinstance(config["policy"], dict) or not isinstance(config["provenance"], dict):
         raise CheckpointError(f"{path}: 'policy' and 'provenance' must be objects")
+    if config["version"] == 1:
+        _from_version_1(config["policy"])
     return config
+
+
+def _from_version_1(policy: dict[str, Any]) -> None:
+    """Say what went without saying: Push-T and Lift were the tasks, and quaternions left alone."""
+    policy["action_mode"] = "position" if policy.get("task") == "pusht" else "delta"
+    policy["action_rotation"] = None
+    for entry in policy["observations"] if isinstance(policy.get("observations"), list) else []:
+        if isinstance(entry, dict):
+            entry["quaternions"] = []
 
 
 def _check_tensors(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from asd_policy.errors import ObservationError
-from asd_policy.policies.spec import PolicySpec
+from asd_policy.policies.rotation import quaternion_to_6d
+from asd_policy.policies.spec import ObservationKey, PolicySpec
 
 
 def read_observation(
@@ -56,6 +59,26 @@ def read_observation(
             )
         parts.append(value.reshape(batch or 1, entry.size))
     return np.concatenate(parts, axis=1)
+
+
+def features(entries: Sequence[ObservationKey], raw: Tensor) -> Tensor:
+    """What the network sees of raw frames, before normalising.
+
+    Args:
+        entries: The observation entries, in order.
+        raw: ``(..., observation_dim)``.
+
+    Returns:
+        ``(..., features)``: the same where no entry has quaternions.
+    """
+    parts, start, offset = [], 0, 0
+    for entry in entries:
+        for position in entry.quaternions:
+            at = offset + position
+            parts += [raw[..., start:at], quaternion_to_6d(raw[..., at : at + 4])]
+            start = at + 4
+        offset += entry.size
+    return torch.cat([*parts, raw[..., start:]], dim=-1) if parts else raw
 
 
 def _as_array(key: str, value: Any) -> NDArray[np.float32]:

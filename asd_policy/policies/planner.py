@@ -16,6 +16,8 @@ from asd_policy.errors import CheckpointError, PlanningError
 from asd_policy.networks import DenoisingNetwork
 from asd_policy.policies.costs import measured_costs
 from asd_policy.policies.normalizer import Normalizer
+from asd_policy.policies.observation import features
+from asd_policy.policies.rotation import pose_from_6d
 from asd_policy.policies.spec import PolicySpec
 from asd_policy.sampling import (
     ChunkNoise,
@@ -87,8 +89,8 @@ class Planner:
         self.precision = precision
         self.device = device
         self.chain = spec.build_chain()
-        self.chunk_shape = (spec.pred_horizon, spec.action_dim)
-        size = spec.pred_horizon * spec.action_dim
+        self.chunk_shape = (spec.pred_horizon, spec.planned_dim)
+        size = spec.pred_horizon * spec.planned_dim
         if gain is not None and (gain.num_steps, gain.size) != (self.chain.num_steps, size):
             raise CheckpointError(
                 f"gain: expected {self.chain.num_steps} steps of size {size}, got "
@@ -130,7 +132,7 @@ class Planner:
             history: ``(N, To, observation_dim)``, oldest frame first, raw values.
             noise: The chunks' noise, on the CPU.
             sampler: How to sample.
-            previous: For each history the normalised chunk ``(Tp, action_dim)`` planned before it,
+            previous: For each history the normalised chunk ``(Tp, planned_dim)`` planned before it,
                 as it is seen now (``shifted``), or None; it makes drafts better, never actions
                 different in distribution.
 
@@ -148,7 +150,10 @@ class Planner:
         )
         inputs = Inputs(self._condition(history), noise.to(self.device), prior)
         result = self._run(self.chain, sampler, self._model, self._draft_model, inputs)
-        actions = self._action.unnormalize(result.x).cpu().numpy()
+        planned = self._action.unnormalize(result.x)
+        if self.spec.action_rotation == "rotation_6d":
+            planned = pose_from_6d(planned)
+        actions = planned.cpu().numpy()
         if not np.isfinite(actions).all():
             raise PlanningError(
                 "the planned chunk holds NaN or infinity: the observation is far outside of the "
@@ -188,7 +193,7 @@ class Planner:
 
     def _condition(self, history: NDArray[np.float32]) -> Tensor:
         raw = torch.from_numpy(history).to(self.device)
-        return self._observation.normalize(raw).flatten(1)
+        return self._observation.normalize(features(self.spec.observations, raw)).flatten(1)
 
 
 class Model:

@@ -36,7 +36,7 @@ class Plan:
         episodes: Indices of the episodes that were planned for, together.
         history: What was planned from, raw, ``(n, To, observation_dim)``.
         previous: For each episode the chunk planned before, normalised and shifted to now, ``(Tp,
-            action_dim)``; None for an episode's first.
+            planned_dim)``; None for an episode's first.
         chunks: The planned actions, ``(n, Tp, action_dim)``.
         calls: Sequential network calls of each chunk.
         evaluations: Rows through the network of each chunk.

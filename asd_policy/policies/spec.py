@@ -11,25 +11,50 @@ from torch import nn
 
 from asd_policy.errors import CheckpointError
 from asd_policy.networks import NETWORKS, build_network
+from asd_policy.policies.rotation import ARM_6D, ARM_VECTOR
 from asd_policy.sampling.chain import GaussianChain
 from asd_policy.sampling.denoiser import Parametrization
 
 # Far above any policy in use: a hostile config must not make the loader allocate without end.
 _MAX_SIZE = 1 << 16
+_ACTION_MODES = ("position", "delta", "absolute")
 _CHAINS = {"ddpm": GaussianChain.ddpm}
 
 
 @dataclass(frozen=True)
 class ObservationKey:
-    """One entry of the observation dictionary, in the order in which the network sees them."""
+    """One entry of the observation dictionary, in the order in which the network sees them.
+
+    Attributes:
+        key: Its name.
+        shape: Its shape in one frame.
+        quaternions: Where quaternions (x, y, z, w) begin in the flattened entry; the network sees
+            each as six numbers (see ``rotation``), because q and -q are one rotation.
+    """
 
     key: str
     shape: tuple[int, ...]
+    quaternions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse quaternions that overlap or lie outside."""
+        ends = (0, *(start + 4 for start in self.quaternions))
+        starts = (*self.quaternions, self.size)
+        if any(start < end for start, end in zip(starts, ends, strict=True)):
+            raise CheckpointError(
+                f"observations: {self.key}: quaternions at {list(self.quaternions)}: expected "
+                f"increasing positions of four values each among {self.size}"
+            )
 
     @property
     def size(self) -> int:
         """Number of values in one frame of this entry."""
         return math.prod(self.shape)
+
+    @property
+    def features(self) -> int:
+        """Number of values that the network sees of them."""
+        return self.size + 2 * len(self.quaternions)
 
 
 @dataclass(frozen=True)
@@ -39,7 +64,11 @@ class PolicySpec:
     Attributes:
         task: Name of the task that the policy was trained for.
         observations: Observation entries in the network's order.
-        action_dim: Dimensions of one action.
+        action_dim: Dimensions of one action, as the environment takes it.
+        action_mode: What an action means to the environment: ``position``, ``delta`` or
+            ``absolute``.
+        action_rotation: None, or ``rotation_6d`` where the network plans poses with rotations of six
+            numbers, which become the rotation vectors of absolute actions.
         obs_horizon: To, frames of observation that the network sees.
         pred_horizon: Tp, actions that the network predicts, the first for the oldest frame.
         action_horizon: Ta, actions executed from a chunk, from index To - 1 on.
@@ -51,6 +80,8 @@ class PolicySpec:
     task: str
     observations: tuple[ObservationKey, ...]
     action_dim: int
+    action_mode: str
+    action_rotation: str | None
     obs_horizon: int
     pred_horizon: int
     action_horizon: int
@@ -62,6 +93,19 @@ class PolicySpec:
         """Refuse a specification that could not run."""
         for name in ("action_dim", "obs_horizon", "pred_horizon", "action_horizon"):
             _check_size(name, getattr(self, name))
+        if self.action_mode not in _ACTION_MODES:
+            raise CheckpointError(
+                f"action_mode: expected one of {_ACTION_MODES}, got {self.action_mode!r}"
+            )
+        if self.action_rotation not in (None, "rotation_6d") or (
+            self.action_rotation == "rotation_6d"
+            and (self.action_mode != "absolute" or self.action_dim % ARM_VECTOR)
+        ):
+            raise CheckpointError(
+                f"action_rotation: expected null, or 'rotation_6d' with absolute actions of {ARM_VECTOR} "
+                f"numbers an arm; got {self.action_rotation!r} with {self.action_mode!r} actions of "
+                f"{self.action_dim}"
+            )
         if not self.observations:
             raise CheckpointError("observations: expected at least one entry, got none")
         keys = [entry.key for entry in self.observations]
@@ -93,8 +137,22 @@ class PolicySpec:
 
     @property
     def condition_dim(self) -> int:
-        """Size of the network's condition: To frames, time-major."""
-        return self.obs_horizon * self.observation_dim
+        """Size of the network's condition: the features of To frames, time-major."""
+        return self.obs_horizon * sum(entry.features for entry in self.observations)
+
+    @property
+    def planned_dim(self) -> int:
+        """Dimensions of one action as the network plans it."""
+        if self.action_rotation == "rotation_6d":
+            return self.action_dim // ARM_VECTOR * ARM_6D
+        return self.action_dim
+
+    @property
+    def normalizer_sizes(self) -> dict[str, int]:
+        """Number of values of each normaliser, by its key."""
+        return {entry.key: entry.features for entry in self.observations} | {
+            "action": self.planned_dim
+        }
 
     def build_chain(self) -> GaussianChain:
         """The reverse process that the checkpoint names."""
@@ -110,7 +168,7 @@ class PolicySpec:
         try:
             return build_network(
                 self.network["name"],
-                action_dim=self.action_dim,
+                action_dim=self.planned_dim,
                 condition_dim=self.condition_dim,
                 **options,
             )
@@ -129,9 +187,8 @@ class PolicySpec:
             CheckpointError: Naming the field, what was expected and what came.
         """
         _check_fields("policy", data, {f.name for f in fields(cls)})
-        for name in ("task",):
-            if not isinstance(data[name], str):
-                raise CheckpointError(f"{name}: expected a string, got {data[name]!r}")
+        if not isinstance(data["task"], str):
+            raise CheckpointError(f"task: expected a string, got {data['task']!r}")
         for name in ("network", "chain", "parametrization"):
             if not isinstance(data[name], Mapping):
                 raise CheckpointError(f"{name}: expected an object, got {data[name]!r}")
@@ -141,10 +198,18 @@ class PolicySpec:
         for entry in data["observations"]:
             if not isinstance(entry, Mapping):
                 raise CheckpointError(f"observations: expected objects, got {entry!r}")
-            _check_fields("observations", entry, {"key", "shape"})
+            _check_fields("observations", entry, {f.name for f in fields(ObservationKey)})
             if not isinstance(entry["key"], str) or not isinstance(entry["shape"], list):
                 raise CheckpointError(f"observations: expected a key and a shape, got {entry!r}")
-            entries.append(ObservationKey(entry["key"], tuple(entry["shape"])))
+            for size in entry["shape"]:
+                _check_size(f"observations: {entry['key']}: shape", size)
+            quaternions = entry["quaternions"]
+            if not isinstance(quaternions, list) or any(type(at) is not int for at in quaternions):
+                raise CheckpointError(
+                    f"observations: {entry['key']}: quaternions: expected a list of integers, got "
+                    f"{quaternions!r}"
+                )
+            entries.append(ObservationKey(entry["key"], tuple(entry["shape"]), tuple(quaternions)))
         parametrization = data["parametrization"]
         _check_fields("parametrization", parametrization, {f.name for f in fields(Parametrization)})
         return cls(

@@ -4,16 +4,23 @@ A demonstrator lives for one episode. It is made after `env.reset`, draws its st
 grasp) from the generator it is given, and then answers `act()` once per control step.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.demonstrators.can import CanDemonstrator
 from envs.demonstrators.lift import LiftDemonstrator
+from envs.demonstrators.square import SquareDemonstrator
 from envs.errors import UnknownTaskError
 from envs.robomimic import RobomimicEnv
 
-_DEMONSTRATORS = {"lift": LiftDemonstrator}
+_DEMONSTRATORS: dict[str, Callable[[RobomimicEnv, np.random.Generator], "Demonstrator"]] = {
+    "can": CanDemonstrator,
+    "lift": LiftDemonstrator,
+    "square": SquareDemonstrator,
+}
 
 
 class Demonstrator(Protocol):

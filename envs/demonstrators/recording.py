@@ -27,7 +27,8 @@ class Episode:
         seed: Seed that `reset` was given.
         success: Whether the task was solved, and still was at the end.
         observations: By key, (T, *shape): what was seen before each action.
-        actions: (T, action_dim).
+        actions: (T, action_dim), deltas.
+        actions_abs: (T, action_dim), the same as absolute poses.
         rewards: (T,) after each action.
         dones: (T,) 1 where the task was solved after the action, and at the last step.
         states: (T, state_dim) the simulator's state before each action.
@@ -40,6 +41,7 @@ class Episode:
     success: bool
     observations: dict[str, NDArray[np.float32]]
     actions: NDArray[np.float32]
+    actions_abs: NDArray[np.float32]
     rewards: NDArray[np.float64]
     dones: NDArray[np.int64]
     states: NDArray[np.float64]
@@ -59,7 +61,7 @@ def record_episode(env: RobomimicEnv, seed: int, tail: int) -> Episode:
     observation, _ = env.reset(seed=seed)
     rng = np.random.default_rng([seed, _DEMONSTRATOR_STREAM])
     demonstrator = demonstrators.make(env, rng)
-    observations, actions, rewards, successes, states = [], [], [], [], []
+    observations, actions, poses, rewards, successes, states = [], [], [], [], [], []
     remaining, truncated = tail, False
     while remaining >= 0 and not truncated:
         action = demonstrator.act()
@@ -67,6 +69,7 @@ def record_episode(env: RobomimicEnv, seed: int, tail: int) -> Episode:
         states.append(env.simulator_state())
         actions.append(action)
         observation, reward, _, truncated, info = env.step(action)
+        poses.append(env.absolute_action())
         rewards.append(reward)
         successes.append(info["success"])
         remaining -= any(successes)
@@ -77,6 +80,7 @@ def record_episode(env: RobomimicEnv, seed: int, tail: int) -> Episode:
         success=successes[-1],
         observations={key: np.stack([o[key] for o in observations]) for key in observation},
         actions=np.stack(actions),
+        actions_abs=np.stack(poses),
         rewards=np.array(rewards),
         dones=dones,
         states=np.stack(states),

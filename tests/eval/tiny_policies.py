@@ -20,6 +20,8 @@ def save_tiny_policy(task: str, folder: Path, scale: float, offset: float) -> Pa
         task=task,
         observations=tuple(ObservationKey(key, shape) for key, shape in known.observations),
         action_dim=known.action_dim,
+        action_mode=known.action_modes[0],
+        action_rotation=None,
         obs_horizon=2,
         pred_horizon=16,
         action_horizon=8,
@@ -33,10 +35,9 @@ def save_tiny_policy(task: str, folder: Path, scale: float, offset: float) -> Pa
         },
         chain={"name": "ddpm", "num_steps": NUM_STEPS},
     )
-    sizes = {entry.key: entry.size for entry in spec.observations} | {"action": spec.action_dim}
     normalizers = {
         key: Normalizer(torch.full((size,), scale), torch.full((size,), offset))
-        for key, size in sizes.items()
+        for key, size in spec.normalizer_sizes.items()
     }
     torch.manual_seed(0)
     save_checkpoint(Checkpoint(spec, spec.build_network().eval(), normalizers, {}), folder)
