@@ -11,20 +11,30 @@ import json
 import os
 import platform
 from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import hydra
 import numpy as np
+import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+import asd_policy
 import envs
+from asd_policy.policies import Policy
 from envs import demonstrators
-from envs.demonstrators.recording import Episode, record_episodes
+from envs.demonstrators.recording import Disturbed, Episode, Opening, record_episodes
+from envs.robomimic import Observation, RobomimicEnv
+from envs.specs import ActionMode
+
+_OPENING_STREAM = 2
+"""Keeps the length of a policy's opening apart from the simulator's random numbers."""
 
 
 class CollectError(Exception):
@@ -135,12 +145,16 @@ def collect(config: DictConfig) -> Path:
         "task": config.task.name,
         "seed": config.seed,
         "tail": config.tail,
+        "opening": config.opening,
+        "opening_steps": config.opening_steps,
         "versions": _versions(),
     }
     with DemoFile(Path(config.output), settings) as file:
         failed = len(file.failed_seeds)
         seeds = itertools.count(config.seed + file.episodes + failed)
-        recording = record_episodes(config.task.name, seeds, config.tail, config.workers)
+        recording = record_episodes(
+            config.task.name, seeds, config.tail, config.workers, _opening(config)
+        )
         bar = tqdm(total=config.episodes, initial=file.episodes, unit="episode")
         with closing(recording) as episodes, bar:
             while file.episodes < config.episodes:
@@ -149,19 +163,67 @@ def collect(config: DictConfig) -> Path:
                 bar.update(episode.success)
                 failed += not episode.success
                 bar.set_postfix(failed=failed)
-                if failed > config.episodes + 10:
+                if failed > 3 * config.episodes + 10:
                     raise CollectError(f"{failed} episodes failed: is the simulation sound?")
         file.finish(config.valid_fraction, config.seed)
     return Path(config.output)
+
+
+@dataclass(frozen=True)
+class PolicyOpening:
+    """A policy's beginning, from which the demonstrator goes on (DAgger: Ross et al. 2011).
+
+    Attributes:
+        checkpoint: The policy's folder.
+        steps: Most steps that it takes.
+    """
+
+    checkpoint: str
+    steps: int
+
+    def __call__(self, env: RobomimicEnv, observation: Observation, seed: int) -> Observation:
+        """Play some steps; the last observation."""
+        policy = _policy(self.checkpoint)
+        rng = np.random.default_rng([seed, _OPENING_STREAM])
+        policy.reset(seed=seed)
+        env.action_mode = cast(ActionMode, policy.spec.action_mode)
+        for _ in range(rng.integers(self.steps + 1)):
+            observation, *_ = env.step(policy.act(observation))
+        env.action_mode = "delta"
+        return observation
+
+
+@cache
+def _policy(checkpoint: str) -> Policy:
+    torch.set_num_threads(1)
+    return asd_policy.load_policy(checkpoint, device="cpu", sampler="refine")
+
+
+def _opening(config: DictConfig) -> Opening | None:
+    if config.opening is None:
+        return None
+    if config.opening == "noise":
+        return Disturbed(config.opening_steps)
+    return PolicyOpening(config.opening, config.opening_steps)
 
 
 def _check(config: DictConfig) -> None:
     task = envs.spec(config.task.name).name
     if task not in demonstrators.names():
         raise CollectError(f"task={task}: there are demonstrators for {demonstrators.names()} only")
-    for key, least in (("episodes", 1), ("workers", 1), ("tail", 0), ("seed", 0)):
+    for key, least in (
+        ("episodes", 1),
+        ("workers", 1),
+        ("tail", 0),
+        ("seed", 0),
+        ("opening_steps", 1),
+    ):
         if config[key] < least:
             raise CollectError(f"{key}={config[key]}: expected at least {least}")
+    if config.opening not in (None, "noise"):
+        spec = asd_policy.load_policy(config.opening, device="cpu").spec
+        if spec.task != task:
+            raise CollectError(f"opening={config.opening}: a policy for {spec.task}, not {task}")
     if not 0 <= config.valid_fraction < 1:
         raise CollectError(f"valid_fraction={config.valid_fraction}: expected one in [0, 1)")
 
@@ -180,7 +242,7 @@ def main(config: DictConfig) -> None:
         raise SystemExit(
             "stopped; the finished episodes are kept, and the same command goes on from there"
         ) from None
-    except (CollectError, envs.UnknownTaskError) as error:
+    except (CollectError, envs.UnknownTaskError, asd_policy.AsdPolicyError) as error:
         raise SystemExit(f"collect: {error}") from error
 
 

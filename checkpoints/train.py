@@ -25,11 +25,8 @@ from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.observation import features
 from asd_policy.policies.rotation import ARM_6D, pose_to_6d
 from asd_policy.policies.spec import ObservationKey, PolicySpec
-from asd_policy.sampling import Parametrization
+from asd_policy.sampling import CleanPrediction, Parametrization
 from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
-
-TRAINABLE = ("epsilon", "sample", "v_prediction")
-"""What a network can be trained to predict."""
 
 
 class ChunkData:
@@ -88,6 +85,9 @@ class Trainer:
         self.chain = spec.build_chain()
         self.signal = self.chain.signal.to(self.device, torch.float32)
         self.noise = self.chain.noise.to(self.device, torch.float32)
+        time = self.chain.network_time.to(self.device)
+        self.time = time.float() if time.is_floating_point() else time
+        self.clean = CleanPrediction(self.chain, spec.parametrization, self.device)
         self.network = spec.build_network().to(self.device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(
@@ -116,16 +116,10 @@ class Trainer:
         condition, chunk = (t.to(self.device) for t in self.data.batch(index))
         epsilon = torch.randn(chunk.shape, generator=draw).to(self.device)
         level = level.to(self.device)
-        signal, sigma = self.signal[level, None, None], self.noise[level, None, None]
-        time = self.chain.network_time.to(self.device)[level]
-        # Each is the plain squared error of what the network predicts.
-        target = {
-            "epsilon": epsilon,
-            "sample": chunk,
-            "v_prediction": signal * epsilon - sigma * chunk,
-        }[self.spec.parametrization.prediction]
-        output = self.network(signal * chunk + sigma * epsilon, time, condition)
-        loss = F.mse_loss(output, target)
+        noisy = self.signal[level, None, None] * chunk + self.noise[level, None, None] * epsilon
+        output = self.network(self.clean.network_input(noisy, level), self.time[level], condition)
+        # The plain squared error of what the network puts out.
+        loss = F.mse_loss(output, self.clean.target(noisy, chunk, level))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -203,13 +197,9 @@ def policy_spec(config: DictConfig) -> PolicySpec:
     """The policy that a training configuration describes.
 
     Raises:
-        ValueError: If it asks for a prediction that cannot be trained here.
+        asd_policy.AsdPolicyError: If there is no such policy.
     """
     task, policy = config.task, config.policy
-    if policy.prediction not in TRAINABLE:
-        raise ValueError(
-            f"policy.prediction: expected one of {TRAINABLE}, got {policy.prediction!r}"
-        )
     return PolicySpec(
         task=task.name,
         observations=tuple(
@@ -224,7 +214,9 @@ def policy_spec(config: DictConfig) -> PolicySpec:
         action_horizon=policy.action_horizon,
         network=OmegaConf.to_container(policy.network),  # type: ignore[arg-type]
         chain=OmegaConf.to_container(policy.chain),  # type: ignore[arg-type]
-        parametrization=Parametrization(policy.prediction),
+        parametrization=Parametrization(
+            policy.prediction, sigma_data=0.5 if policy.prediction == "edm" else None
+        ),
     )
 
 

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from envs.actions import check_action
-from envs.errors import EpisodeError, RenderError
+from envs.errors import ActionError, EpisodeError, RenderError
 from envs.rendering import SceneRenderer, camera_index, make_renderer
 from envs.robosuite_setup import TASKS, env_kwargs, import_robosuite
 from envs.specs import ActionMode, TaskSpec
 
 Observation = dict[str, NDArray[np.float32]]
+
+_ARM = 7
+"""Numbers in one arm's action."""
 
 
 class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
@@ -61,15 +64,11 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         row = TASKS[task.name]
         self.task = task
         self.render_mode = render_mode
-        self.action_mode = action_mode
         self.robosuite = import_robosuite().make(row.env_name, **env_kwargs(row, action_mode))
         self.observation_space = spaces.Dict(
             {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in task.observations}
         )
-        high = np.full(task.action_dim, task.action_high, np.float32)
-        if action_mode == "absolute":
-            high.reshape(len(row.robots), -1)[:, :6] = np.inf
-        self.action_space = spaces.Box(-high, high)
+        self._set_action_mode(action_mode)
         self._camera = camera or row.camera
         self._size = (height, width)
         self._terminate_on_success = terminate_on_success
@@ -99,6 +98,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         ).bit_generator.state
         self._close_renderer()  # a hard reset replaces the model that the renderer looks at
         raw = self.robosuite.reset()
+        self._tell_controllers()  # they are new ones
         self._steps = 0
         self._last_action = None
         self._started = self._running = True
@@ -120,8 +120,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             ActionError: If the action has the wrong shape or is not finite.
             EpisodeError: Before `reset`, or after the episode has ended.
         """
-        space = self.action_space
-        command = check_action(action, self.task, space.low, space.high)
+        command = check_action(action, self.task, -self._high, self._high)
         if not self._running:
             raise EpisodeError(
                 f"{self.task.name}: step() needs a running episode, but none was started or it has "
@@ -167,6 +166,32 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             self.robosuite.close()
         self._running = False
 
+    @property
+    def action_mode(self) -> ActionMode:
+        """What actions mean: "delta" or "absolute"; may be changed between two steps."""
+        return self._action_mode
+
+    @action_mode.setter
+    def action_mode(self, mode: ActionMode) -> None:
+        self._set_action_mode(mode)
+        self._tell_controllers()
+
+    def _set_action_mode(self, mode: ActionMode) -> None:
+        if mode not in self.task.action_modes:
+            raise ActionError(
+                f"{self.task.name}: unknown action mode {mode!r}; expected one of "
+                f"{', '.join(self.task.action_modes)}"
+            )
+        self._action_mode = mode
+        self._high = np.full(self.task.action_dim, self.task.action_high, np.float32)
+        if mode == "absolute":
+            self._high.reshape(-1, _ARM)[:, :6] = np.inf
+        self.action_space = spaces.Box(-self._high, self._high)
+
+    def _tell_controllers(self) -> None:
+        for robot in self.robosuite.robots:
+            robot.composite_controller.part_controllers["right"].input_type = self._action_mode
+
     def absolute_action(self) -> NDArray[np.float32]:
         """Return the last action as an absolute one: each hand's goal, and the gripper's command.
 
@@ -179,7 +204,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         if self._last_action is None:
             raise EpisodeError(f"{self.task.name}: call step() before absolute_action()")
         parts = []
-        commands = self._last_action.reshape(len(self.robosuite.robots), -1)
+        commands = self._last_action.reshape(-1, _ARM)
         for robot, command in zip(self.robosuite.robots, commands, strict=True):
             arm = robot.composite_controller.part_controllers["right"]
             turn = Rotation.from_matrix(arm.goal_ori).as_rotvec()

@@ -111,9 +111,7 @@ def _planning_times(
     planned = store.planning(experiment, samplers, chunks, provenance)
     if not planned:
         first = request.seeds[0]
-        planned = run_apart(
-            time_planning, experiment, samplers, experiment.make_env, first, chunks
-        )
+        planned = run_apart(time_planning, experiment, samplers, experiment.make_env, first, chunks)
         store.add_planning(run, experiment, planned)
     return planned
 

@@ -1,13 +1,24 @@
 """Networks that predict from a noisy chunk, a step and a condition: plain torch modules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from asd_policy.networks.score_gpt import ScoreGPT
+from asd_policy.networks.sizes import Sizes
+from asd_policy.networks.transformer import DiffusionTransformer
 from asd_policy.networks.unet1d import ConditionalUnet1D
 
-__all__ = ["NETWORKS", "ConditionalUnet1D", "DenoisingNetwork", "build_network"]
+__all__ = [
+    "NETWORKS",
+    "ConditionalUnet1D",
+    "DenoisingNetwork",
+    "DiffusionTransformer",
+    "ScoreGPT",
+    "Sizes",
+    "build_network",
+]
 
 
 class DenoisingNetwork(Protocol):
@@ -30,10 +41,18 @@ class DenoisingNetwork(Protocol):
         ...
 
 
-NETWORKS: Mapping[str, type[nn.Module]] = {"chi_unet": ConditionalUnet1D}
+def _unet(sizes: Sizes, **options: Any) -> ConditionalUnet1D:
+    return ConditionalUnet1D(sizes.action_dim, sizes.condition_dim, **options)
 
 
-def build_network(name: str, *, action_dim: int, condition_dim: int, **options: Any) -> nn.Module:
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "chi_unet": _unet,
+    "chi_transformer": DiffusionTransformer,
+    "score_gpt": ScoreGPT,
+}
+
+
+def build_network(name: str, sizes: Sizes, **options: Any) -> nn.Module:
     """Build a network by name, with fresh weights.
 
     Raises:
@@ -42,4 +61,4 @@ def build_network(name: str, *, action_dim: int, condition_dim: int, **options: 
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; expected one of {sorted(NETWORKS)}")
-    return NETWORKS[name](input_dim=action_dim, global_cond_dim=condition_dim, **options)
+    return NETWORKS[name](sizes, **options)

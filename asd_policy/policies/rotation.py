@@ -1,8 +1,8 @@
 """Rotations as numbers a network can learn: six without jumps, instead of vectors or quaternions.
 
 The six numbers are the first two rows of the rotation matrix (Zhou et al. 2019, arXiv 1812.07035;
-rows, as in pytorch3d and Chi et al.'s absolute actions). Rotation vectors jump at half a turn, where
-a hand that points down lives, and q and -q are one rotation.
+rows, as in pytorch3d and in Chi et al.'s absolute actions). Rotation vectors jump at half a turn,
+where a hand that points down lives, and q and -q are one rotation.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def matrix_to_vector(matrix: Tensor) -> Tensor:
     trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
     diagonal = torch.diagonal(m, dim1=-2, dim2=-1)
     # Squared quaternion components times 4, w first: the largest is far from zero.
-    squares = torch.cat(
-        [(1 + trace).unsqueeze(-1), 1 - trace.unsqueeze(-1) + 2 * diagonal], dim=-1
-    )
+    squares = torch.cat([(1 + trace).unsqueeze(-1), 1 - trace.unsqueeze(-1) + 2 * diagonal], dim=-1)
     wx, wy, wz = (
         m[..., 2, 1] - m[..., 1, 2],
         m[..., 0, 2] - m[..., 2, 0],

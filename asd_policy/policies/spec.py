@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import nn
 
 from asd_policy.errors import CheckpointError
-from asd_policy.networks import NETWORKS, build_network
+from asd_policy.networks import NETWORKS, Sizes, build_network
 from asd_policy.policies.rotation import ARM_6D, ARM_VECTOR
 from asd_policy.sampling.chain import GaussianChain
 from asd_policy.sampling.denoiser import Parametrization
@@ -18,7 +18,10 @@ from asd_policy.sampling.denoiser import Parametrization
 # Far above any policy in use: a hostile config must not make the loader allocate without end.
 _MAX_SIZE = 1 << 16
 _ACTION_MODES = ("position", "delta", "absolute")
-_CHAINS = {"ddpm": GaussianChain.ddpm}
+_CHAINS: Mapping[str, Callable[..., GaussianChain]] = {
+    "ddpm": GaussianChain.ddpm,
+    "edm_ancestral": GaussianChain.edm_grid,
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class PolicySpec:
         action_dim: Dimensions of one action, as the environment takes it.
         action_mode: What an action means to the environment: ``position``, ``delta`` or
             ``absolute``.
-        action_rotation: None, or ``rotation_6d`` where the network plans poses with rotations of six
-            numbers, which become the rotation vectors of absolute actions.
+        action_rotation: None, or ``rotation_6d`` where the network plans poses whose rotations are
+            six numbers, which become the rotation vectors of absolute actions.
         obs_horizon: To, frames of observation that the network sees.
         pred_horizon: Tp, actions that the network predicts, the first for the oldest frame.
         action_horizon: Ta, actions executed from a chunk, from index To - 1 on.
@@ -102,9 +105,9 @@ class PolicySpec:
             and (self.action_mode != "absolute" or self.action_dim % ARM_VECTOR)
         ):
             raise CheckpointError(
-                f"action_rotation: expected null, or 'rotation_6d' with absolute actions of {ARM_VECTOR} "
-                f"numbers an arm; got {self.action_rotation!r} with {self.action_mode!r} actions of "
-                f"{self.action_dim}"
+                f"action_rotation: expected null, or 'rotation_6d' with absolute actions of "
+                f"{ARM_VECTOR} numbers an arm; got {self.action_rotation!r} with "
+                f"{self.action_mode!r} actions of {self.action_dim}"
             )
         if not self.observations:
             raise CheckpointError("observations: expected at least one entry, got none")
@@ -136,11 +139,6 @@ class PolicySpec:
         return sum(entry.size for entry in self.observations)
 
     @property
-    def condition_dim(self) -> int:
-        """Size of the network's condition: the features of To frames, time-major."""
-        return self.obs_horizon * sum(entry.features for entry in self.observations)
-
-    @property
     def planned_dim(self) -> int:
         """Dimensions of one action as the network plans it."""
         if self.action_rotation == "rotation_6d":
@@ -154,6 +152,12 @@ class PolicySpec:
             "action": self.planned_dim
         }
 
+    @property
+    def sizes(self) -> Sizes:
+        """What the network must know of the policy."""
+        features = sum(entry.features for entry in self.observations)
+        return Sizes(self.planned_dim, self.pred_horizon, features, self.obs_horizon)
+
     def build_chain(self) -> GaussianChain:
         """The reverse process that the checkpoint names."""
         options = {key: value for key, value in self.chain.items() if key != "name"}
@@ -166,12 +170,7 @@ class PolicySpec:
         """The network that the checkpoint names, with fresh weights."""
         options = {key: value for key, value in self.network.items() if key != "name"}
         try:
-            return build_network(
-                self.network["name"],
-                action_dim=self.planned_dim,
-                condition_dim=self.condition_dim,
-                **options,
-            )
+            return build_network(self.network["name"], self.sizes, **options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"network: {error}") from error
 

@@ -23,6 +23,7 @@ from asd_policy.errors import SamplerError
 
 BetaSchedule = Literal["squaredcos_cap_v2", "linear"]
 VarianceType = Literal["fixed_small", "fixed_large"]
+NoiseGrid = Literal["exponential", "karras"]
 
 
 def betas(schedule: BetaSchedule, num_train_steps: int) -> Tensor:
@@ -137,6 +138,43 @@ class GaussianChain:
             network_time=timesteps,
             initial_std=1.0,
         )
+
+    @classmethod
+    def edm_grid(
+        cls,
+        num_steps: int = 100,
+        grid: NoiseGrid = "exponential",
+        sigma_min: float = 0.005,
+        sigma_max: float = 1.0,
+        rho: float = 7.0,
+    ) -> GaussianChain:
+        """The ancestral chain over a grid of noise levels.
+
+        Args:
+            num_steps: K.
+            grid: ``exponential``, evenly spaced logarithms (BESO); ``karras``, Karras et al. 2022,
+                eq. 5.
+            sigma_min: Noise level of the last state before the sample.
+            sigma_max: Noise level of ``x_0``.
+            rho: The exponent of the ``karras`` grid; of no account to the other.
+
+        Raises:
+            SamplerError: On an unknown grid, fewer than two steps, or levels that are not positive
+                and increasing from the least to the largest.
+        """
+        if grid not in get_args(NoiseGrid):
+            raise SamplerError(f"unknown grid {grid!r}; expected one of {get_args(NoiseGrid)}")
+        if not (0 < sigma_min < sigma_max < math.inf and 0 < rho < math.inf and num_steps >= 2):
+            raise SamplerError(
+                "expected 0 < sigma_min < sigma_max, rho > 0 and two or more steps, got "
+                f"{sigma_min}, {sigma_max}, {rho} and {num_steps}"
+            )
+        share = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+        if grid == "exponential":
+            low, high = math.log(sigma_min), math.log(sigma_max)
+            return cls.edm_ancestral((high + share * (low - high)).exp())
+        low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+        return cls.edm_ancestral((high + share * (low - high)) ** rho)
 
     @classmethod
     def edm_ancestral(cls, sigmas: Tensor) -> GaussianChain:

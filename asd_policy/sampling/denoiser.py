@@ -81,6 +81,12 @@ class CleanPrediction:
             return x
         return x * self._tables[step, 3].view(-1, *[1] * (x.ndim - 1))
 
+    def target(self, x: Tensor, clean: Tensor, step: Tensor) -> Tensor:
+        """What the network is to put out ``(R, *D)`` where the clean sample is known: training."""
+        shape = (-1, *[1] * (x.ndim - 1))
+        p, q, r, _ = self._tables[step].unbind(1)
+        return (clean * r.view(shape) - x * p.view(shape)) / q.view(shape)
+
     def __call__(self, x: Tensor, output: Tensor, step: Tensor) -> Tensor:
         """x̂0 ``(R, *D)`` from states and network outputs ``(R, *D)`` at steps ``(R,)``."""
         shape = (-1, *[1] * (x.ndim - 1))

@@ -134,4 +134,6 @@ class CanDemonstrator:
 
     def _set_down(self, off: Array) -> bool:
         """Whether the can is in its compartment, low enough to be let go."""
-        return bool(np.abs(off).max() < 0.05 and self._position[2] < self.style.release_height + 0.006)
+        return bool(
+            np.abs(off).max() < 0.05 and self._position[2] < self.style.release_height + 0.006
+        )

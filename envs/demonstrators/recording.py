@@ -1,5 +1,7 @@
 """Episodes played by demonstrators and written down, in this process or in several."""
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import signal
@@ -7,16 +9,18 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import envs
 from envs import demonstrators
-from envs.robomimic import RobomimicEnv
+from envs.robomimic import Observation, RobomimicEnv
 
 _DEMONSTRATOR_STREAM = 1
 """Keeps the demonstrator's random numbers apart from the simulator's, which use the bare seed."""
+_OPENING_STREAM = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +54,22 @@ class Episode:
     env_meta: str
 
 
-def record_episode(env: RobomimicEnv, seed: int, tail: int) -> Episode:
-    """Let the task's demonstrator play one episode.
+def record_episode(
+    env: RobomimicEnv, seed: int, tail: int, opening: Opening | None = None
+) -> Episode:
+    """Let the task's demonstrator play one episode, or finish it.
 
     Args:
         env: An environment made with `terminate_on_success=False`.
         seed: Seed of the episode.
         tail: Steps to record after the first success.
+        opening: Plays the first steps, which are not recorded: the demonstration then shows how to
+            go on from where others get to.
     """
     observation, _ = env.reset(seed=seed)
     rng = np.random.default_rng([seed, _DEMONSTRATOR_STREAM])
+    if opening is not None:
+        observation = opening(env, observation, seed)
     demonstrator = demonstrators.make(env, rng)
     observations, actions, poses, rewards, successes, states = [], [], [], [], [], []
     remaining, truncated = tail, False
@@ -90,20 +100,57 @@ def record_episode(env: RobomimicEnv, seed: int, tail: int) -> Episode:
     )
 
 
+class Opening(Protocol):
+    """Plays the first steps of an episode; picklable."""
+
+    def __call__(self, env: RobomimicEnv, observation: Observation, seed: int) -> Observation:
+        """Play some steps from a fresh reset, in delta mode in the end; the last observation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """The demonstrator's own beginning, under slow noise.
+
+    Attributes:
+        steps: Most steps that it takes.
+        noise: Standard deviation of the noise on the pose components of an action.
+    """
+
+    steps: int
+    noise: float = 0.4
+
+    def __call__(self, env: RobomimicEnv, observation: Observation, seed: int) -> Observation:
+        """Play some steps; the last observation."""
+        rng = np.random.default_rng([seed, _OPENING_STREAM])
+        demonstrator = demonstrators.make(env, rng)
+        noise = np.zeros(env.task.action_dim)
+        for _ in range(rng.integers(self.steps + 1)):
+            noise = 0.9 * noise + (1 - 0.9**2) ** 0.5 * rng.normal(size=noise.shape)
+            action = demonstrator.act()
+            pose = np.arange(len(action)) % 7 < 6
+            observation, *_ = env.step(action + self.noise * (noise * pose).astype(np.float32))
+        return observation
+
+
 def record_episodes(
-    task: str, seeds: Iterable[int], tail: int, workers: int
+    task: str,
+    seeds: Iterable[int],
+    tail: int,
+    workers: int,
+    opening: Opening | None = None,
 ) -> Generator[Episode, None, None]:
     """Yield one episode per seed, in the order of the seeds, whatever the number of workers."""
     if workers == 1:
         env = _make_env(task)
         try:
-            yield from (record_episode(env, seed, tail) for seed in seeds)
+            yield from (record_episode(env, seed, tail, opening) for seed in seeds)
         finally:
             env.close()
         return
     # Spawned, not forked: a fork after MuJoCo or OpenMP threads have started can hang.
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker, (task,)
+        workers, multiprocessing.get_context("spawn"), _start_worker, (task, opening)
     )
     try:
         pending: deque[Future[Episode]] = deque()
@@ -124,13 +171,15 @@ def _make_env(task: str) -> RobomimicEnv:
 
 _worker_env: RobomimicEnv
 """The environment of a worker process, made once."""
+_worker_opening: Opening | None
+"""What plays the first steps there."""
 
 
-def _start_worker(task: str) -> None:
-    global _worker_env
+def _start_worker(task: str, opening: Opening | None) -> None:
+    global _worker_env, _worker_opening
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    _worker_env = _make_env(task)
+    _worker_env, _worker_opening = _make_env(task), opening
 
 
 def _record_in_worker(seed: int, tail: int) -> Episode:
-    return record_episode(_worker_env, seed, tail)
+    return record_episode(_worker_env, seed, tail, _worker_opening)

@@ -22,4 +22,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def experiment(checkpoint: Path) -> Experiment:
     """Short PushT episodes with that policy."""
-    return Experiment("pusht", checkpoint, "position", fingerprint(checkpoint), NUM_STEPS, 20, "cpu")
+    return Experiment(
+        "pusht", checkpoint, "position", fingerprint(checkpoint), NUM_STEPS, 20, "cpu"
+    )

@@ -1,0 +1,144 @@
+"""The score-GPT of BESO (Reuss et al., RSS 2023), parameter for parameter.
+
+Names are those of the original ``DiffusionGPT``; its constant masks are computed here. The original
+denoises the actions of an observed window; here the sequence of actions goes on beyond the observed
+frames, so that it plans chunks like the other policies.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asd_policy.networks.sizes import Sizes
+
+
+class CausalSelfAttention(nn.Module):
+    """Attention of each token to itself and those before it."""
+
+    def __init__(self, n_emb: int, n_head: int, p_drop: float) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.p_drop = p_drop
+        self.key = nn.Linear(n_emb, n_emb)
+        self.query = nn.Linear(n_emb, n_emb)
+        self.value = nn.Linear(n_emb, n_emb)
+        self.proj = nn.Linear(n_emb, n_emb)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, L, n_emb)`` to the same shape."""
+        query, key, value = (
+            linear(x).unflatten(2, (self.n_head, -1)).transpose(1, 2)
+            for linear in (self.query, self.key, self.value)
+        )
+        drop = self.p_drop if self.training else 0.0
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=drop)
+        return F.dropout(self.proj(y.transpose(1, 2).flatten(2)), drop)
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each after a normalisation and beside a residual."""
+
+    def __init__(self, n_emb: int, n_head: int, p_drop: float) -> None:
+        super().__init__()
+        self.ln1 = nn.LayerNorm(n_emb)
+        self.ln2 = nn.LayerNorm(n_emb)
+        self.attn = CausalSelfAttention(n_emb, n_head, p_drop)
+        self.mlp = nn.Sequential(
+            nn.Linear(n_emb, 4 * n_emb),
+            nn.GELU(),
+            nn.Linear(4 * n_emb, n_emb),
+            nn.Dropout(p_drop),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, L, n_emb)`` to the same shape."""
+        x = x + self.attn(self.ln1(x))
+        return x + self.mlp(self.ln2(x))
+
+
+class ScoreGPT(nn.Module):
+    """A GPT over noise level, observed frames and noisy actions, which predicts at the actions.
+
+    Source: Reuss et al. 2023, "Goal-Conditioned Imitation Learning using Score-based Diffusion
+    Policies" (BESO), appendix on the architecture. The sequence is σ, s_1, a_1, …, s_To, a_To, and
+    then the actions of the chunk that have no frame yet; a frame and the action of its time share a
+    position.
+
+    Args:
+        sizes: Sizes of the policy.
+        n_layer: Blocks.
+        n_head: Attention heads of each.
+        n_emb: Size of a token.
+        p_drop_emb: Dropout of tokens in training.
+        p_drop: Dropout within the blocks in training.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        n_layer: int = 4,
+        n_head: int = 6,
+        n_emb: int = 240,
+        p_drop_emb: float = 0.0,
+        p_drop: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if n_emb % n_head:
+            raise ValueError(f"n_emb: expected a multiple of n_head = {n_head}, got {n_emb}")
+        if sizes.pred_horizon < sizes.obs_horizon:
+            raise ValueError(
+                f"expected at least as many actions as frames, got {sizes.pred_horizon} and "
+                f"{sizes.obs_horizon}"
+            )
+        self.sizes = sizes
+        self.n_emb = n_emb
+        self.pos_emb = nn.Parameter(torch.zeros(1, sizes.pred_horizon, n_emb))
+        self.tok_emb = nn.Linear(sizes.observation_dim, n_emb)
+        self.drop = nn.Dropout(p_drop_emb)
+        self.blocks = nn.Sequential(*(Block(n_emb, n_head, p_drop) for _ in range(n_layer)))
+        self.ln_f = nn.LayerNorm(n_emb)
+        self.sigma_emb = nn.Linear(1, n_emb)
+        self.action_emb = nn.Linear(sizes.action_dim, n_emb)
+        self.action_pred = nn.Linear(n_emb, sizes.action_dim)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.pos_emb, std=0.02)
+
+    def embed_steps(self, sigma: Tensor) -> Tensor:
+        """The noise level's token: ``(B,)`` to ``(B, n_emb)``."""
+        return self.sigma_emb(sigma.unsqueeze(1).log() / 4)
+
+    def embed_condition(self, condition: Tensor) -> Tensor:
+        """The frames' tokens: ``(B, To * observation_dim)`` to ``(B, To * n_emb)``."""
+        observed = self.sizes.obs_horizon
+        frames = condition.unflatten(1, (observed, self.sizes.observation_dim))
+        return (self.tok_emb(frames) + self.pos_emb[:, :observed]).flatten(1)
+
+    def denoise(self, sample: Tensor, step_embedding: Tensor, condition: Tensor) -> Tensor:
+        """Predict from prepared embeddings.
+
+        Args:
+            sample: Noisy chunk, scaled as the preconditioning says, ``(B, Tp, action_dim)``.
+            step_embedding: Rows of ``embed_steps``, ``(B, n_emb)``.
+            condition: Rows of ``embed_condition``, ``(B, To * n_emb)``.
+
+        Returns:
+            The network's output, to be preconditioned, ``(B, Tp, action_dim)``.
+        """
+        observed = self.sizes.obs_horizon
+        frames = condition.unflatten(1, (observed, self.n_emb))
+        actions = self.action_emb(sample) + self.pos_emb
+        # s_1, a_1, s_2, a_2, …
+        pairs = torch.stack([frames, actions[:, :observed]], dim=2).flatten(1, 2)
+        tokens = torch.cat([step_embedding.unsqueeze(1), pairs, actions[:, observed:]], dim=1)
+        x = self.ln_f(self.blocks(self.drop(tokens)))
+        at_actions = torch.cat([x[:, 2 : 2 * observed + 1 : 2], x[:, 2 * observed + 1 :]], dim=1)
+        return self.action_pred(at_actions)
+
+    def forward(self, sample: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        """The network's output for noisy chunks at noise levels ``(B,)``, as ``denoise``."""
+        return self.denoise(sample, self.embed_steps(sigma), self.embed_condition(condition))
