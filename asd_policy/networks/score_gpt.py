@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asd_policy.networks.sizes import Sizes
+from asd_policy.networks.sizes import MOST_LAYERS, Sizes
 
 
 class CausalSelfAttention(nn.Module):
@@ -85,6 +85,8 @@ class ScoreGPT(nn.Module):
         p_drop: float = 0.05,
     ) -> None:
         super().__init__()
+        if not 1 <= n_layer <= MOST_LAYERS:
+            raise ValueError(f"n_layer: expected 1 to {MOST_LAYERS}, got {n_layer}")
         if n_emb % n_head:
             raise ValueError(f"n_emb: expected a multiple of n_head = {n_head}, got {n_emb}")
         if sizes.pred_horizon < sizes.obs_horizon:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MOST_LAYERS = 256
+"""Far above any network in use: a hostile file must not make a loader build without end."""
+
 
 @dataclass(frozen=True)
 class Sizes:

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from asd_policy.networks.sizes import Sizes
+from asd_policy.networks.sizes import MOST_LAYERS, Sizes
 from asd_policy.networks.unet1d import SinusoidalPosEmb
 
 
@@ -43,6 +43,8 @@ class DiffusionTransformer(nn.Module):
         p_drop_attn: float = 0.3,
     ) -> None:
         super().__init__()
+        if not 1 <= n_layer <= MOST_LAYERS:
+            raise ValueError(f"n_layer: expected 1 to {MOST_LAYERS}, got {n_layer}")
         if n_emb % (2 * n_head):
             raise ValueError(
                 f"n_emb: expected a multiple of 2 * n_head = {2 * n_head}, got {n_emb}"

@@ -128,6 +128,9 @@ class PolicySpec:
                 f"network: unknown name {self.network.get('name')!r}; expected one of "
                 f"{sorted(NETWORKS)}"
             )
+        for key in ("num_steps", "num_train_steps"):
+            if self.chain.get(key) is not None:
+                _check_size(f"chain: {key}", self.chain[key])
         if self.chain.get("name") not in _CHAINS:
             raise CheckpointError(
                 f"chain: unknown name {self.chain.get('name')!r}; expected one of {sorted(_CHAINS)}"

@@ -12,22 +12,28 @@ from paths import REPOSITORY, SHARED
 import asd_policy
 from asd_policy.formats import load_checkpoint
 from checkpoints.datasets import load_demonstrations, window_indices
-from checkpoints.train import TRAINABLE, ChunkData, Trainer, policy_spec, train
+from checkpoints.train import ChunkData, Trainer, policy_spec, train
 
 PUSHT = SHARED / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
 LIFT = SHARED / "data" / "robomimic" / "lift_ph_2demos_low_dim.hdf5"
-KEYS = {"object": 10, "robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
+KEYS = {"object": 14, "robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
+UNET = [
+    "policy.network.down_dims=[8,16]",
+    "policy.network.diffusion_step_embed_dim=16",
+    "policy.network.n_groups=4",
+]
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Two short Lift-shaped episodes in robomimic's format."""
+    """Two short episodes in robomimic's format, with the sizes of Square."""
     rng = np.random.default_rng(0)
     path = tmp_path / "demos.hdf5"
     with h5py.File(path, "w") as file:
         for name, steps in (("demo_10", 25), ("demo_9", 30)):
             demo = file.create_group(f"data/{name}")
             demo["actions"] = np.sin(np.arange(steps)[:, None] / 6 + np.arange(7))
+            demo["actions_abs"] = demo["actions"]
             for key, size in KEYS.items():
                 demo[f"obs/{key}"] = rng.standard_normal((steps, size))
     return path
@@ -38,16 +44,16 @@ def configure(dataset, output, *overrides):
         return compose(
             "train",
             [
-                "task=lift",
+                "task=square",
+                "task.action_mode=delta",
+                "task.action_rotation=null",
                 f"dataset={dataset}",
                 f"output={output}",
                 "batch_size=16",
                 "steps=12",
                 "warmup_steps=3",
                 "save_every=100",
-                "policy.network.down_dims=[8,16]",
-                "policy.network.diffusion_step_embed_dim=16",
-                "policy.network.n_groups=4",
+                *([] if any(o.startswith("policy=") for o in overrides) else UNET),
                 *overrides,
             ],
         )
@@ -62,7 +68,7 @@ def test_windows_begin_before_an_episode_and_end_after_it_but_never_leave_it():
 
 
 def test_demonstrations_are_read_in_the_order_of_recording(dataset):
-    demonstrations = load_demonstrations(dataset, list(KEYS))
+    demonstrations = load_demonstrations(dataset, list(KEYS), "delta")
     assert demonstrations.episode_ends.tolist() == [30, 55]
     with h5py.File(dataset) as file:
         assert np.allclose(demonstrations.actions[:30], file["data/demo_9/actions"])
@@ -73,14 +79,15 @@ def test_demonstrations_are_read_in_the_order_of_recording(dataset):
 
 @pytest.mark.skipif(not LIFT.exists(), reason="needs the recorded demonstrations")
 def test_reads_robomimics_own_files():
-    demonstrations = load_demonstrations(LIFT, list(KEYS))
-    assert {k: v.shape[1] for k, v in demonstrations.observations.items()} == KEYS
+    demonstrations = load_demonstrations(LIFT, list(KEYS), "delta")
+    sizes = {k: v.shape[1] for k, v in demonstrations.observations.items()}
+    assert sizes == KEYS | {"object": 10}
     assert demonstrations.actions.shape == (demonstrations.episode_ends[-1], 7)
 
 
 @pytest.mark.skipif(not PUSHT.exists(), reason="needs the recorded demonstrations")
 def test_reads_the_pusht_demonstrations():
-    demonstrations = load_demonstrations(PUSHT, ["keypoint", "agent_pos"])
+    demonstrations = load_demonstrations(PUSHT, ["keypoint", "agent_pos"], "position")
     assert len(demonstrations.episode_ends) == 206
     assert demonstrations.observations["keypoint"].shape == (25_650, 9, 2)
     assert demonstrations.actions.shape == (25_650, 2)
@@ -88,12 +95,12 @@ def test_reads_the_pusht_demonstrations():
 
 def test_what_cannot_be_read_is_named(dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="no demonstrations there"):
-        load_demonstrations(tmp_path / "none.hdf5", [])
+        load_demonstrations(tmp_path / "none.hdf5", [], "delta")
     with pytest.raises(ValueError, match="no observation 'camera'; there are"):
-        load_demonstrations(dataset, ["camera"])
+        load_demonstrations(dataset, ["camera"], "delta")
     (tmp_path / "demos.csv").write_text("")
     with pytest.raises(ValueError, match="expected a robomimic .hdf5 file or the PushT"):
-        load_demonstrations(tmp_path / "demos.csv", [])
+        load_demonstrations(tmp_path / "demos.csv", [], "delta")
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(dataset, tmp_path, monkeypatch):
@@ -128,7 +135,9 @@ def test_training_learns_and_its_checkpoint_acts(dataset, tmp_path):
     wide = "policy.network.down_dims=[32,64]"
     config = configure(dataset, tmp_path, "steps=150", "learning_rate=2e-3", wide)
     spec = policy_spec(config)
-    trainer = Trainer(config, spec, ChunkData(load_demonstrations(dataset, list(KEYS)), spec))
+    trainer = Trainer(
+        config, spec, ChunkData(load_demonstrations(dataset, list(KEYS), "delta"), spec)
+    )
     losses = [trainer.update() for _ in range(150)]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
     trainer.export(tmp_path / "checkpoint")
@@ -141,7 +150,9 @@ def test_training_learns_and_its_checkpoint_acts(dataset, tmp_path):
 def test_the_learning_rate_warms_up_and_falls_to_zero(dataset, tmp_path):
     config = configure(dataset, tmp_path)
     spec = policy_spec(config)
-    trainer = Trainer(config, spec, ChunkData(load_demonstrations(dataset, list(KEYS)), spec))
+    trainer = Trainer(
+        config, spec, ChunkData(load_demonstrations(dataset, list(KEYS), "delta"), spec)
+    )
     rates = []
     for step in range(config.steps + 1):
         trainer.step = step
@@ -151,7 +162,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(dataset, tmp_path):
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("prediction", TRAINABLE)
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_learns_what_it_is_told_to_predict(dataset, tmp_path, prediction):
     """After a few steps the loss of its own target has fallen; the checkpoint says what it is."""
     config = configure(
@@ -163,7 +174,7 @@ def test_learns_what_it_is_told_to_predict(dataset, tmp_path, prediction):
     )
     spec = policy_spec(config)
     assert spec.parametrization.prediction == prediction
-    demonstrations = load_demonstrations(dataset, list(KEYS))
+    demonstrations = load_demonstrations(dataset, list(KEYS), "delta")
     trainer = Trainer(config, spec, ChunkData(demonstrations, spec))
     losses = [trainer.update() for _ in range(60)]
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:5])
@@ -171,6 +182,55 @@ def test_learns_what_it_is_told_to_predict(dataset, tmp_path, prediction):
     assert load_checkpoint(tmp_path / "checkpoint").spec == spec
 
 
-def test_refuses_predictions_that_it_cannot_train(dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"policy\.prediction: expected one of"):
-        policy_spec(configure(dataset, tmp_path, "policy.prediction=edm"))
+FAMILIES = {
+    "chi_unet": [],
+    "chi_transformer": ["n_layer=1", "n_head=2", "n_emb=16"],
+    "reuss_beso": ["n_layer=1", "n_head=2", "n_emb=16"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_learns_absolute_poses_whose_rotations_are_six_numbers(dataset, tmp_path, family):
+    """Every family, with quaternions in the observations; the checkpoint acts in poses."""
+    small = FAMILIES[family]
+    config = configure(
+        dataset,
+        tmp_path / "run",
+        "task.action_mode=absolute",
+        "task.action_rotation=rotation_6d",
+        "steps=80",
+        "learning_rate=3e-3",
+        f"policy={family}",
+        *([f"policy.network.{option}" for option in small] or UNET),
+        "policy.chain.num_steps=20",
+    )
+    spec = policy_spec(config)
+    assert (spec.action_dim, spec.planned_dim, spec.sizes.observation_dim) == (7, 10, 29)
+    keys = [entry.key for entry in spec.observations]
+    trainer = Trainer(config, spec, ChunkData(load_demonstrations(dataset, keys, "absolute"), spec))
+    losses = [trainer.update() for _ in range(80)]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
+    trainer.export(tmp_path / "checkpoint")
+    policy = asd_policy.load_policy(tmp_path / "checkpoint", device="cpu", sampler="refine")
+    policy.reset(seed=0)
+    observation = {entry.key: np.zeros(entry.shape) for entry in spec.observations}
+    observation["robot0_eef_quat"] = np.array([1.0, 0, 0, 0])
+    action = policy.act(observation)
+    assert action.shape == (7,) and np.linalg.norm(action[3:6]) <= np.pi + 1e-5
+    policy.reset(seed=0)
+    observation["robot0_eef_quat"] = np.array([-1.0, 0, 0, 0])  # the same rotation
+    assert np.array_equal(policy.act(observation), action)
+
+
+def test_absolute_actions_must_be_in_the_file(dataset):
+    with h5py.File(dataset, "a") as file:
+        del file["data/demo_9/actions_abs"]
+    with pytest.raises(ValueError, match="demo_9: no 'actions_abs'"):
+        load_demonstrations(dataset, ["object"], "absolute")
+    with pytest.raises(ValueError, match=r"actions of mode \['absolute', 'delta'\]"):
+        load_demonstrations(dataset, ["object"], "position")
+
+
+def test_refuses_predictions_that_there_are_not(dataset, tmp_path):
+    with pytest.raises(asd_policy.AsdPolicyError, match="unknown prediction 'noise'"):
+        policy_spec(configure(dataset, tmp_path, "policy.prediction=noise"))

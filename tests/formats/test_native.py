@@ -115,7 +115,7 @@ SPOILED = {
     "config not text": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
     "config a list": (lambda f: (f / CONFIG).write_text("[]"), "expected the fields"),
     "another format": (edit_config(lambda c: c.update(format="x")), "expected format"),
-    "a newer version": (edit_config(lambda c: c.update(version=2)), "version 2"),
+    "a newer version": (edit_config(lambda c: c.update(version=3)), "version 3"),
     "an unknown section": (edit_config(lambda c: c.update(x=1)), "expected the fields"),
     "a missing field": (
         edit_config(lambda c: c["policy"].pop("chain")),
@@ -127,16 +127,19 @@ SPOILED = {
     "a negative size": (policy(obs_horizon=-1), "obs_horizon: expected an integer"),
     "an absurd size": (policy(action_dim=10**12), "action_dim: expected an integer"),
     "an absurd shape": (
-        policy(observations=[{"key": "a", "shape": [10**12]}]),
+        policy(observations=[{"key": "a", "shape": [10**12], "quaternions": []}]),
         "shape: expected an integer",
     ),
     "too long a slice": (policy(action_horizon=16), "17 actions are needed"),
     "no observations": (policy(observations=[]), "at least one entry"),
     "keys twice": (
-        policy(observations=[{"key": "a", "shape": [1]}] * 2),
+        policy(observations=[{"key": "a", "shape": [1], "quaternions": []}] * 2),
         "the keys must differ",
     ),
-    "an entry without a shape": (policy(observations=[{"key": "a"}]), r"missing fields \['shape'"),
+    "an entry without a shape": (
+        policy(observations=[{"key": "a"}]),
+        r"missing fields \['quaternions', 'shape'",
+    ),
     "an unknown network": (policy(network={"name": "gpt"}), "unknown name 'gpt'"),
     "an unknown option": (policy(network={"name": "chi_unet", "depth": 3}), "network: .*depth"),
     "absurd channels": (
@@ -144,6 +147,33 @@ SPOILED = {
         "channels|down_dims|network",
     ),
     "an unknown chain": (policy(chain={"name": "ode"}), "unknown name 'ode'"),
+    "an absurd chain": (
+        policy(chain={"name": "ddpm", "num_steps": 10**12}),
+        "chain: num_steps: expected an integer",
+    ),
+    "an absurd depth": (
+        policy(network={"name": "chi_transformer", "n_layer": 10**9}),
+        "n_layer: expected 1 to 256",
+    ),
+    "a transformer without frames": (
+        policy(network={"name": "score_gpt"}, obs_horizon=9, action_horizon=1, pred_horizon=9),
+        "missing tensors",
+    ),
+    "a quaternion that overlaps": (
+        policy(
+            observations=[{"key": "keypoint", "shape": [9, 2], "quaternions": [3, 6]}],
+        ),
+        r"quaternions at \[3, 6\]",
+    ),
+    "a quaternion outside": (
+        policy(observations=[{"key": "agent_pos", "shape": [2], "quaternions": [0]}]),
+        r"quaternions at \[0\]",
+    ),
+    "an unknown action mode": (policy(action_mode="torque"), "action_mode: expected one of"),
+    "rotations of what is no pose": (
+        policy(action_rotation="rotation_6d"),
+        "action_rotation: expected null",
+    ),
     "an unknown schedule": (
         policy(chain={"name": "ddpm", "schedule": "sigmoid"}),
         "unknown β schedule",

@@ -11,7 +11,7 @@ import torch
 from paths import SHARED
 from safetensors.torch import load_file
 
-from asd_policy.networks import ConditionalUnet1D, build_network
+from asd_policy.networks import ConditionalUnet1D, Sizes, build_network
 from asd_policy.sampling import (
     ChunkNoise,
     CleanPrediction,
@@ -143,4 +143,4 @@ def test_without_scale_the_film_is_a_bias():
 
 def test_unknown_network():
     with pytest.raises(ValueError, match="unknown network 'resnet'"):
-        build_network("resnet", action_dim=2, condition_dim=4)
+        build_network("resnet", Sizes(2, 8, 2, 2))
