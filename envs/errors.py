@@ -23,3 +23,7 @@ class EpisodeError(EnvError, RuntimeError):
 
 class RenderError(EnvError, RuntimeError):
     """A frame was asked for that cannot be drawn."""
+
+
+class EnvMetaError(EnvError, ValueError):
+    """A file describes an environment that cannot be made here."""

@@ -42,6 +42,8 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         width: Width of a frame in pixels.
         height: Height of a frame in pixels.
         action_mode: "delta" or "absolute".
+        robosuite_arguments: Arguments of `robosuite.make` in place of the usual ones; see
+            `env_meta.make_from_meta`.
         terminate_on_success: Whether success ends an episode. Without it an episode goes on to the
             step limit; demonstrations are recorded so, to hold the steps after success.
     """
@@ -57,6 +59,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         width: int = 256,
         height: int = 256,
         action_mode: ActionMode = "delta",
+        robosuite_arguments: Mapping[str, Any] | None = None,
         terminate_on_success: bool = True,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -64,7 +67,8 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         row = TASKS[task.name]
         self.task = task
         self.render_mode = render_mode
-        self.robosuite = import_robosuite().make(row.env_name, **env_kwargs(row, action_mode))
+        self._arguments = env_kwargs(row, action_mode) | dict(robosuite_arguments or {})
+        self.robosuite = import_robosuite().make(row.env_name, **self._arguments)
         self.observation_space = spaces.Dict(
             {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in task.observations}
         )
@@ -228,7 +232,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             "env_name": row.env_name,
             "env_version": import_robosuite().__version__,
             "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
-            "env_kwargs": env_kwargs(row, self.action_mode),
+            "env_kwargs": self._arguments,
         }
 
     def _observe(self, raw: Mapping[str, Any]) -> Observation:

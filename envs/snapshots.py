@@ -1,0 +1,119 @@
+"""Exact snapshots of a Robomimic environment: restore one, and the future is the same bit for bit.
+
+robosuite's own `reset_to(state)` leaves controller goals, gripper commands and observables behind.
+A snapshot may be restored into the instance that made it, or into another of the same task after a
+`reset` with the same seed (the seed chooses the model, which is not in the snapshot).
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.robomimic import RobomimicEnv
+
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_NUMERIC = (np.ndarray, float, int, bool, type(None))
+_OBSERVABLE = ("_time_since_last_sample", "_current_delay", "_current_observed_value", "_sampled")
+_CLOCKS = ("timestep", "cur_time", "done")
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """All that an environment's future depends on.
+
+    Attributes:
+        physics: MuJoCo's integration state.
+        robots: For each robot its own numeric attributes, its grippers' and its controllers'.
+        observables: The timers and values of each observable.
+        cache: robosuite's observation cache.
+        clocks: robosuite's step counter, time and done flag.
+        rng: State of the simulator's generator.
+        episode: Step counter, last action and flags of the gymnasium environment.
+    """
+
+    physics: NDArray[np.float64]
+    robots: list[dict[str, Any]]
+    observables: dict[str, tuple[Any, ...]]
+    cache: dict[str, Any]
+    clocks: dict[str, Any]
+    rng: dict[str, Any]
+    episode: dict[str, Any]
+
+
+_EPISODE = ("_steps", "_last_action", "_running", "_started", "_action_mode")
+
+
+def save(env: RobomimicEnv) -> Snapshot:
+    """Take a snapshot; the environment is left as it is."""
+    simulation = env.robosuite
+    model, data = simulation.sim.model._model, simulation.sim.data._data
+    physics = np.empty(mujoco.mj_stateSize(model, _STATE))
+    mujoco.mj_getState(model, data, physics, _STATE)
+    return Snapshot(
+        physics=physics,
+        robots=[_save_robot(robot) for robot in simulation.robots],
+        observables={
+            name: tuple(copy.deepcopy(getattr(observable, key)) for key in _OBSERVABLE)
+            for name, observable in simulation._observables.items()
+        },
+        cache=copy.deepcopy(simulation._obs_cache),
+        clocks={key: getattr(simulation, key) for key in _CLOCKS},
+        rng=copy.deepcopy(simulation.rng.bit_generator.state),
+        episode={key: copy.deepcopy(getattr(env, key)) for key in _EPISODE},
+    )
+
+
+def restore(env: RobomimicEnv, snapshot: Snapshot) -> None:
+    """Put an environment back to where a snapshot was taken."""
+    simulation = env.robosuite
+    model, data = simulation.sim.model._model, simulation.sim.data._data
+    mujoco.mj_setState(model, data, snapshot.physics, _STATE)
+    mujoco.mj_forward(model, data)
+    # The forward pass warms the solver's start up anew, which is part of the state.
+    mujoco.mj_setState(model, data, snapshot.physics, _STATE)
+    for robot, saved in zip(simulation.robots, snapshot.robots, strict=True):
+        _restore_robot(robot, copy.deepcopy(saved))
+    for name, values in snapshot.observables.items():
+        for key, value in zip(_OBSERVABLE, copy.deepcopy(values), strict=True):
+            setattr(simulation._observables[name], key, value)
+    simulation._obs_cache = copy.deepcopy(snapshot.cache)
+    for key, value in snapshot.clocks.items():
+        setattr(simulation, key, value)
+    simulation.rng.bit_generator.state = snapshot.rng
+    for key, value in copy.deepcopy(snapshot.episode).items():
+        setattr(env, key, value)
+    env.action_mode = snapshot.episode["_action_mode"]
+
+
+def _save_robot(robot: Any) -> dict[str, Any]:
+    parts = robot.composite_controller.part_controllers
+    return {
+        "grippers": {
+            arm: copy.deepcopy(gripper.current_action) for arm, gripper in robot.gripper.items()
+        },
+        "parts": {
+            name: {
+                key: copy.deepcopy(value)
+                for key, value in vars(part).items()
+                if isinstance(value, _NUMERIC)
+            }
+            for name, part in parts.items()
+        },
+        "recent": {
+            key: copy.deepcopy(value)
+            for key, value in vars(robot).items()
+            if key.startswith("recent_") or key == "torques"
+        },
+    }
+
+
+def _restore_robot(robot: Any, saved: dict[str, Any]) -> None:
+    for arm, action in saved["grippers"].items():
+        robot.gripper[arm].current_action = action
+    for name, values in saved["parts"].items():
+        vars(robot.composite_controller.part_controllers[name]).update(values)
+    vars(robot).update(saved["recent"])

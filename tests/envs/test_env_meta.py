@@ -1,0 +1,121 @@
+"""Environments as robomimic's files of several years describe them."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import envs
+from envs.errors import EnvMetaError
+
+pytest.importorskip("robosuite")
+pytestmark = pytest.mark.sim
+
+from envs.env_meta import _read, make_from_meta  # noqa: E402
+
+OLD = {
+    "env_name": "NutAssemblySquare",
+    "env_version": "1.4.1",
+    "type": 1,
+    "env_kwargs": {
+        "has_renderer": False,
+        "has_offscreen_renderer": False,
+        "ignore_done": True,
+        "use_object_obs": True,
+        "use_camera_obs": False,
+        "control_freq": 20,
+        "controller_configs": {
+            "type": "OSC_POSE",
+            "input_max": 1,
+            "input_min": -1,
+            "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
+            "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
+            "kp": 150,
+            "damping": 1,
+            "impedance_mode": "fixed",
+            "kp_limits": [0, 300],
+            "damping_limits": [0, 10],
+            "position_limits": None,
+            "orientation_limits": None,
+            "uncouple_pos_ori": True,
+            "control_delta": True,
+            "interpolation": None,
+            "ramp_ratio": 0.2,
+        },
+        "robots": ["Panda"],
+        "camera_depths": False,
+        "camera_heights": 84,
+        "camera_widths": 84,
+        "reward_shaping": False,
+    },
+}
+
+
+def edited(meta=OLD, controller=None, **kwargs):
+    """A copy with other arguments, or other options of the controller."""
+    changed = copy.deepcopy(meta)
+    changed["env_kwargs"] |= kwargs
+    changed["env_kwargs"]["controller_configs"] |= controller or {}
+    return changed
+
+
+def test_an_old_file_is_the_same_environment():
+    ours = envs.make("square")
+    theirs = make_from_meta(OLD)
+    observation, _ = ours.reset(seed=1)
+    other, _ = theirs.reset(seed=1)
+    action = np.random.default_rng(0).uniform(-1, 1, 7).astype(np.float32)
+    for _ in range(5):
+        observation, *_ = ours.step(action)
+        other, *_ = theirs.step(action)
+    assert all(np.array_equal(observation[key], other[key]) for key in observation)
+    again = make_from_meta(theirs.env_meta())
+    assert again.env_meta() == theirs.env_meta()
+    for env in (ours, theirs, again):
+        env.close()
+
+
+def test_absolute_control_of_either_era():
+    old, _ = _read(edited(controller={"control_delta": False})), None
+    arm = old[1]["controller_configs"]["body_parts"]["right"]
+    assert (arm["input_type"], arm["input_ref_frame"]) == ("absolute", "world")
+    part = {k: v for k, v in arm.items() if k not in ("damping_ratio", "input_ref_frame")}
+    new = copy.deepcopy(OLD)
+    new["env_version"] = "1.5.1"
+    new["env_kwargs"]["controller_configs"] = {
+        "type": "BASIC",
+        "body_parts": {"arms": {"right": part | {"damping": 2}}},
+    }
+    arm = _read(new)[1]["controller_configs"]["body_parts"]["right"]
+    # What 1.5 means where nothing is said.
+    assert (arm["input_ref_frame"], arm["damping_ratio"]) == ("base", 2)
+
+
+def test_one_configuration_is_for_both_arms():
+    two = edited(robots=["Panda", "Panda"], env_configuration="single-arm-opposed")
+    two["env_name"] = "TwoArmTransport"
+    task, arguments = _read(two)
+    assert task == "transport" and len(arguments["controller_configs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        (OLD | {"env_name": "Door"}, "unknown env_name 'Door'"),
+        (OLD | {"type": 2}, "robosuite"),
+        (OLD | {"env_kwargs": {}}, "no controller_configs"),
+        (edited(robots=["Sawyer"]), r"robots: expected \['Panda'\], got \['Sawyer'\]"),
+        (edited(control_freq=10), "control_freq: expected 20, got 10"),
+        (edited(reward_shaping=True), "reward_shaping"),
+        (edited(placement_initializer="x"), r"\['placement_initializer'\] cannot be expressed"),
+        (edited(env_configuration="parallel"), "env_configuration"),
+        (edited(controller={"type": "JOINT_VELOCITY"}), "option type: expected 'OSC_POSE'"),
+        (edited(controller={"impedance_mode": "variable"}), "impedance_mode"),
+        (edited(controller={"position_limits": [0, 1]}), "position_limits"),
+        (edited(controller={"kd": 3}), r"options \['kd'\] cannot be expressed"),
+        (edited(controller={"input_ref_frame": "eef"}), "input_ref_frame"),
+    ],
+)
+def test_what_cannot_be_expressed_is_named(meta, message):
+    with pytest.raises(EnvMetaError, match=message):
+        make_from_meta(meta)

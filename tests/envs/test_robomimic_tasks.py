@@ -1,0 +1,86 @@
+"""What all five Robomimic tasks have in common: seeds, absolute actions, snapshots."""
+
+import numpy as np
+import pytest
+
+import envs
+from envs.errors import ActionError
+
+pytest.importorskip("robosuite")
+pytestmark = pytest.mark.sim
+
+from envs import snapshots  # noqa: E402
+
+TASKS = ("lift", "can", "square", "transport", "tool_hang")
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def env(request):
+    env = envs.make(request.param, terminate_on_success=False)
+    yield env
+    env.close()
+
+
+def actions(env, steps, seed=1):
+    drawn = np.random.default_rng(seed).uniform(-1, 1, (steps, env.task.action_dim))
+    return drawn.astype(np.float32)
+
+
+def play(env, commands):
+    """Observations under some actions, laid end to end."""
+    observed = [env.step(command)[0] for command in commands]
+    return np.array([np.concatenate([o[key] for key in o]) for o in observed])
+
+
+def test_a_seed_gives_the_same_episode_here_and_elsewhere(env):
+    observation, info = env.reset(seed=11)
+    assert {k: v.shape for k, v in observation.items()} == env.task.observation_shapes
+    assert info == {"success": False, "seed": 11}
+    first = play(env, actions(env, 12))
+    env.reset(seed=12)
+    assert not np.array_equal(play(env, actions(env, 12)), first)
+    env.reset(seed=11)
+    assert np.array_equal(play(env, actions(env, 12)), first)
+    other = envs.make(env.task.name, terminate_on_success=False)
+    other.reset(seed=11)
+    assert np.array_equal(play(other, actions(env, 12)), first)
+    other.close()
+
+
+def test_absolute_actions_move_as_the_deltas_they_were_read_from(env):
+    commands = actions(env, 15)
+    poses = []
+    env.reset(seed=3)
+    deltas = []
+    for command in commands:
+        deltas.append(play(env, [command])[0])
+        poses.append(env.absolute_action())
+    env.reset(seed=3)
+    try:
+        env.action_mode = "absolute"
+        assert np.isinf(env.action_space.high).sum() == env.task.action_dim // 7 * 6
+        absolute = play(env, poses)
+    finally:
+        env.action_mode = "delta"
+    # Poses are handed over in float32: a few hundred nanometres, which contacts may magnify.
+    assert np.abs(absolute - deltas).max() < 1e-3
+    assert np.abs(np.diff(absolute, axis=0)).max() > 0.01
+    with pytest.raises(ActionError, match="unknown action mode 'joint'"):
+        env.action_mode = "joint"
+
+
+def test_a_snapshot_in_the_middle_restores_the_future_bit_for_bit(env):
+    env.reset(seed=5)
+    play(env, actions(env, 10))
+    snapshot = snapshots.save(env)
+    rest = actions(env, 12, seed=2)
+    future, state = play(env, rest), env.simulator_state()
+    play(env, actions(env, 5, seed=3))
+    snapshots.restore(env, snapshot)
+    assert np.array_equal(play(env, rest), future)
+    assert np.array_equal(env.simulator_state(), state)
+    elsewhere = envs.make(env.task.name, terminate_on_success=False)
+    elsewhere.reset(seed=5)
+    snapshots.restore(elsewhere, snapshot)
+    assert np.array_equal(play(elsewhere, rest), future)
+    elsewhere.close()
