@@ -55,8 +55,9 @@ class CanStyle:
             ),
             turn=rng.normal(0.0, 0.15),
             tilt=rng.normal(0.0, 0.03, 2),
-            carry_height=rng.uniform(1.02, 1.08),
-            place=rng.uniform(-0.02, 0.02, 2),
+            carry_height=rng.uniform(1.0, 1.03),
+            # Nearer than the middle, which is at the end of the arm's reach.
+            place=np.array([rng.uniform(-0.06, -0.025), rng.uniform(-0.08, -0.035)]),
             release_height=rng.uniform(0.905, 0.93),
             retreat=rng.uniform(0.1, 0.18),
         )
@@ -104,9 +105,11 @@ class CanDemonstrator:
     def _carry(self, off: Array) -> NDArray[np.float32]:
         """Up, over the wall, and down where it belongs."""
         distance = float(np.linalg.norm(off))
-        height = self.style.release_height if distance < 0.02 else self.style.carry_height
+        low, high = self.style.release_height, self.style.carry_height
+        # Sinks as it comes in: the compartment is larger than that, and the arm at its full reach.
+        height = low + np.clip((distance - 0.015) / 0.05, 0.0, 1.0) * (high - low)
         target = self._hand.position + np.array([*off, height - self._position[2]])
-        if distance > 0.06:  # no sideways move before the can is over the wall
+        if distance > 0.08:  # no sideways move before the can is over the wall
             clear = np.clip((self._position[2] - _WALL + 0.03) / 0.03, 0.0, 1.0)
             target[:2] = self._hand.position[:2] + clear * off
         return self._motion.towards(target, self._rotation, CLOSE)

@@ -114,22 +114,25 @@ class Disturbed:
 
     Attributes:
         steps: Most steps that it takes.
-        noise: Standard deviation of the noise on the pose components of an action.
+        shift: Standard deviation of the noise on an action's translations.
+        turn: The same on its rotations; much of it would tangle the arm up in its limits.
     """
 
     steps: int
-    noise: float = 0.4
+    shift: float = 0.4
+    turn: float = 0.08
 
     def __call__(self, env: RobomimicEnv, observation: Observation, seed: int) -> Observation:
         """Play some steps; the last observation."""
         rng = np.random.default_rng([seed, _OPENING_STREAM])
         demonstrator = demonstrators.make(env, rng)
-        noise = np.zeros(env.task.action_dim)
+        arm = [self.shift] * 3 + [self.turn] * 3 + [0.0]
+        scale = np.tile(arm, env.task.action_dim // len(arm)).astype(np.float32)
+        noise = np.zeros(env.task.action_dim, np.float32)
         for _ in range(rng.integers(self.steps + 1)):
-            noise = 0.9 * noise + (1 - 0.9**2) ** 0.5 * rng.normal(size=noise.shape)
-            action = demonstrator.act()
-            pose = np.arange(len(action)) % 7 < 6
-            observation, *_ = env.step(action + self.noise * (noise * pose).astype(np.float32))
+            fresh = rng.normal(size=noise.shape).astype(np.float32)
+            noise = 0.9 * noise + (1 - 0.9**2) ** 0.5 * fresh
+            observation, *_ = env.step(demonstrator.act() + scale * noise)
         return observation
 
 
