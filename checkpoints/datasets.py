@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ class Demonstrations:
     episode_ends: np.ndarray
 
 
-def load_demonstrations(path: str | Path, keys: list[str], action_mode: str) -> Demonstrations:
-    """Read demonstrations: a robomimic HDF5 file, or the PushT zarr of Chi et al.
+def load_demonstrations(
+    paths: str | Path | Sequence[str | Path], keys: list[str], action_mode: str
+) -> Demonstrations:
+    """Read demonstrations: robomimic HDF5 files, or the PushT zarr of Chi et al.
 
     Args:
-        path: ``*.hdf5`` or ``*.zarr``.
+        paths: ``*.hdf5`` or ``*.zarr``, one or several.
         keys: Observation keys to read, in any order.
         action_mode: Which actions: ``delta`` (robomimic's ``actions``), ``absolute`` (its
             ``actions_abs``) or ``position`` (PushT's).
@@ -43,7 +46,17 @@ def load_demonstrations(path: str | Path, keys: list[str], action_mode: str) -> 
         FileNotFoundError: If there is nothing at the path.
         ValueError: If the file is of neither kind, or lacks a key or the actions.
     """
-    path = Path(path)
+    several = [paths] if isinstance(paths, (str, Path)) else paths
+    parts = [_load(Path(path), keys, action_mode) for path in several]
+    ends = np.cumsum([0] + [len(part.actions) for part in parts])
+    return Demonstrations(
+        {key: torch.cat([part.observations[key] for part in parts]) for key in keys},
+        torch.cat([part.actions for part in parts]),
+        np.concatenate([end + part.episode_ends for end, part in zip(ends, parts, strict=False)]),
+    )
+
+
+def _load(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no demonstrations there; make some with `python -m checkpoints.collect`, or "

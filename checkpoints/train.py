@@ -117,7 +117,9 @@ class Trainer:
         epsilon = torch.randn(chunk.shape, generator=draw).to(self.device)
         level = level.to(self.device)
         noisy = self.signal[level, None, None] * chunk + self.noise[level, None, None] * epsilon
-        output = self.network(self.clean.network_input(noisy, level), self.time[level], condition)
+        shown = self.clean.network_input(noisy, level)
+        with torch.autocast(self.device.type, torch.bfloat16, self.config.bfloat16):
+            output = self.network(shown, self.time[level], condition).float()
         # The plain squared error of what the network puts out.
         loss = F.mse_loss(output, self.clean.target(noisy, chunk, level))
         for group in self.optimizer.param_groups:
@@ -181,7 +183,7 @@ class Trainer:
         """Write the averaged weights as a native checkpoint."""
         recipe: dict[str, Any] = OmegaConf.to_container(self.config)  # type: ignore[assignment]
         recipe.pop("output")
-        recipe["dataset"] = Path(self.config.dataset).name
+        recipe["dataset"] = [Path(path).name for path in dataset_paths(self.config)]
         provenance = {
             "recipe": recipe,
             "steps": self.step,
@@ -191,6 +193,11 @@ class Trainer:
         save_checkpoint(
             Checkpoint(self.spec, self.ema, self.data.normalizers, provenance), directory
         )
+
+
+def dataset_paths(config: DictConfig) -> list[str]:
+    """The files of demonstrations that a configuration names, one or several."""
+    return [config.dataset] if isinstance(config.dataset, str) else list(config.dataset)
 
 
 def policy_spec(config: DictConfig) -> PolicySpec:
@@ -233,7 +240,7 @@ def train(config: DictConfig) -> Path:
     torch.set_num_threads(config.threads)
     spec = policy_spec(config)
     keys = [entry.key for entry in spec.observations]
-    demonstrations = load_demonstrations(config.dataset, keys, spec.action_mode)
+    demonstrations = load_demonstrations(dataset_paths(config), keys, spec.action_mode)
     trainer = Trainer(config, spec, ChunkData(demonstrations, spec))
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
