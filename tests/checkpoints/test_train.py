@@ -99,7 +99,7 @@ def test_what_cannot_be_read_is_named(dataset, tmp_path):
     with pytest.raises(ValueError, match="no observation 'camera'; there are"):
         load_demonstrations(dataset, ["camera"], "delta")
     (tmp_path / "demos.csv").write_text("")
-    with pytest.raises(ValueError, match="expected a robomimic .hdf5 file or the PushT"):
+    with pytest.raises(ValueError, match="expected a robomimic .hdf5 file, or the PushT"):
         load_demonstrations(tmp_path / "demos.csv", [], "delta")
 
 

@@ -27,7 +27,8 @@ def published(name):
     path = SHARED / "design/keys" / name
     if not path.exists():
         pytest.skip(f"{path} is not here")
-    rows = (line.split(" ", 1) for line in path.read_text().splitlines() if line.strip())
+    lines = (line.strip() for line in path.read_text().splitlines())
+    rows = (line.split(" ", 1) for line in lines if line)
     return {key: tuple(int(n) for n in shape.strip("() ").split(",") if n) for key, shape in rows}
 
 
@@ -53,7 +54,7 @@ def test_the_score_gpt_has_the_originals_parameters():
     ours = {f"inner_model.{name}": tuple(p.shape) for name, p in network.named_parameters()}
     ours.pop("inner_model.pos_emb")
     theirs = {
-        key.strip(): shape
+        key: shape
         for key, shape in published("beso_kitchen.txt").items()
         if not key.endswith((".mask", "pos_emb"))
     }
