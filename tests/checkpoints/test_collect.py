@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 from hydra import compose, initialize
+from tiny_policies import save_tiny_policy
 
 import envs
 
@@ -36,7 +37,7 @@ def test_file_is_laid_out_as_robomimic_does(demonstrations):
         assert data.attrs["total"] == sum(demo.attrs["num_samples"] for demo in data.values())
         for demo in data.values():
             steps = demo.attrs["num_samples"]
-            assert demo["actions"].shape == (steps, 7)
+            assert demo["actions"].shape == demo["actions_abs"].shape == (steps, 7)
             assert demo["states"].shape == (steps, 32)
             assert demo["rewards"].shape == demo["dones"].shape == (steps,)
             shapes = {key: values.shape[1:] for key, values in demo["obs"].items()}
@@ -99,8 +100,8 @@ def test_a_partial_file_of_other_settings_is_not_continued(tmp_path):
 def test_failures_are_counted_and_not_kept(tmp_path, monkeypatch):
     record = module.record_episodes
 
-    def record_but_spoil_the_first(task, seeds, tail, workers):
-        for index, episode in enumerate(record(task, seeds, tail, workers)):
+    def record_but_spoil_the_first(*arguments):
+        for index, episode in enumerate(record(*arguments)):
             object.__setattr__(episode, "success", index > 0)
             yield episode
 
@@ -110,6 +111,27 @@ def test_failures_are_counted_and_not_kept(tmp_path, monkeypatch):
     with h5py.File(path) as file:
         assert list(file["data"].attrs["failed_seeds"]) == [500]
         assert file["data/demo_0"].attrs["seed"] == 501
+
+
+def test_goes_on_from_where_noise_or_a_policy_got_to(tmp_path):
+    """The demonstration begins in the middle, in the state that the opening left, and succeeds."""
+    policy = save_tiny_policy("lift", tmp_path / "policy", scale=1.0, offset=0.0)
+    first = {}
+    for opening in (None, "noise", str(policy)):
+        path = tmp_path / f"{str(opening).split('/')[-1]}.hdf5"
+        chosen = "null" if opening is None else opening
+        settings = ["episodes=1", f"output={path}", "seed=500", f"opening={chosen}"]
+        collect(configured(*settings, "opening_steps=12"))
+        with h5py.File(path) as file:
+            demo = file["data/demo_0"]
+            assert demo["rewards"][-1] == 1
+            first[opening] = demo.attrs["seed"], demo["states"][0][0]
+    assert [seed for seed, _ in first.values()] == [500] * 3
+    start = first[None][1]
+    assert start < first["noise"][1] and start < first[str(policy)][1]
+    with pytest.raises(CollectError, match="a policy for pusht, not lift"):
+        other = save_tiny_policy("pusht", tmp_path / "other", scale=1.0, offset=0.0)
+        collect(configured("episodes=1", f"output={tmp_path / 'c.hdf5'}", f"opening={other}"))
 
 
 @pytest.mark.parametrize(
