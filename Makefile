@@ -1,5 +1,6 @@
 # make demo    evaluate the shipped policies, sequential DDPM against ASD, in a few minutes
 # make test    the tests that every change must pass (no GPU needed)
+# make paper-table  the paper's table: every task, 100 seeds x 3 repeats (hours; goes on where it was)
 # make check   lint, types and tests: what CI runs
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,11 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test test-slow lint types check environment clean
+# The families of policies; and further settings, as in PAPER='task=lift seeds=10'
+POLICIES ?= chi_unet chi_transformer reuss_beso
+PAPER ?=
+
+.PHONY: demo paper-table test test-slow lint types check environment clean
 
 environment: $(READY)
 
@@ -26,6 +31,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(PY) -m eval.success --config-name demo
+
+paper-table: $(READY)
+	for policy in $(POLICIES); do \
+	  $(PY) -m eval.success --config-name paper policy=$$policy $(PAPER) || exit 1; done
 
 test: $(READY)
 	$(PY) -m pytest
