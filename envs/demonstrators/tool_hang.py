@@ -24,8 +24,11 @@ _TRAVEL = 1.12
 """Height at which the hand keeps clear of the frame in the stand."""
 _CLEAR = 0.09
 """Distance from the frame's grip at which the open hand is off it."""
-_ON_BAR = 0.0035
+_OVER_POST = 0.0035
 """How far inwards along the bar the ring's centre is to be when the ring goes over the post."""
+
+_SWING = np.array([0.014, 0.0, -0.006])
+"""How the ring moves, in the hook's axes, while the handle swings from its full lean to none."""
 
 
 @dataclass(frozen=True)
@@ -144,52 +147,55 @@ class ToolHangDemonstrator:
         turn = _angle(UPRIGHT @ scene.frame.T)
         missing = max(0.0, lateral - 0.0025) + 0.05 * max(0.0, turn - 0.05)
         inside = lateral < 0.006 and depth < RIM - 0.005
-        if missing == 0.0 or inside:
+        if inside or missing == 0.0:
             height = max(-0.01, depth - 0.03)
         else:
             height = RIM + min(style.frame_hover, style.frame_slope * missing - 0.01)
-        across = 1.0 if lateral < 0.006 else np.clip((depth - RIM) / 0.01, 0.0, 1.0)
+        across = 1.0 if lateral < 0.006 else _ramp(depth, RIM, RIM + 0.01)
         goal = np.array([*scene.tip[:2] + across * off[:2], scene.hole[2] + height])
         grip = scene.grip[2]
-        most = 0.35 * np.clip((grip - 0.85) / 0.03, 0.0, 1.0)
+        most = 0.35 * _ramp(grip, 0.85, 0.88)
         position, rotation = self._carried(scene.tip, scene.frame, goal, UPRIGHT, most)
-        lifted = np.clip((grip - 0.98) / 0.05, 0.0, 1.0) * np.clip((1.0 - turn) / 0.3, 0.0, 1.0)
-        lifted = 1.0 if inside else lifted
+        lifted = 1.0 if inside else _ramp(grip, 0.98, 1.03) * _ramp(-turn, -1.0, -0.7)
         above = self._hand.position + np.array([0.0, 0.0, 1.07 - grip])
-        far = np.clip((lateral - 0.01) / 0.05, 0.0, 1.0)
-        speed = style.insert_speed + (1.0 - style.insert_speed) * far
+        speed = style.insert_speed + (1.0 - style.insert_speed) * _ramp(lateral, 0.01, 0.06)
         return self._motion.towards(above + lifted * (position - above), rotation, CLOSE, speed)
 
     def _hang(self) -> NDArray[np.float32]:
         """Lift the tool, put its ring over the post, and swing the handle down."""
         scene, style = self._scene, self.style
-        inwards, sideways, up = scene.ring_on_hook()
-        lean, goal_lean = scene.lean(), style.lean
-        goal = np.array([_ON_BAR, 0.0, 0.0025])
-        off = float(np.hypot(inwards - goal[0], sideways))
-        turn = _angle(scene.tool_leaning(lean) @ scene.tool.T)
-        if abs(sideways) < 0.008 and -0.004 < inwards < 0.035 and -0.012 < up < 0.006:
-            goal_lean = max(style.final_lean, min(lean, style.lean) - 0.12)
-            swung = 1.0 - goal_lean / style.lean
-            goal += swung * np.array([0.014, 0.0, -0.006])
-        else:
-            turn = _angle(scene.tool_leaning(style.lean) @ scene.tool.T)
-            missing = max(0.0, off - 0.003) + 0.04 * max(0.0, turn - 0.06)
-            goal[2] += min(style.tool_hover, style.tool_slope * missing)
-            goal[2] = max(goal[2], up - 0.02)
-            across = 1.0 if off < 0.006 else np.clip((up - 0.015) / 0.015, 0.0, 1.0)
-            goal[:2] = across * goal[:2] + (1.0 - across) * np.array([inwards, sideways])
-        axes = np.stack([scene.bar, np.cross([0, 0, -1], scene.bar), [0, 0, 1]], axis=1)
+        goal, lean = self._next_ring_place()
+        goal = scene.hook + scene.hook_axes @ goal
         height = scene.handle[2]
-        most = 0.35 * np.clip((height - 0.85) / 0.03, 0.0, 1.0)
+        most = 0.35 * _ramp(height, 0.85, 0.88)
         position, rotation = self._carried(
-            scene.ring, scene.tool, scene.hook + axes @ goal, scene.tool_leaning(goal_lean), most
+            scene.ring, scene.tool, goal, scene.tool_leaning(lean), most
         )
-        lifted = np.clip((height - 0.87) / 0.07, 0.0, 1.0)
+        lifted = _ramp(height, 0.87, 0.94)
         above = self._hand.position + np.array([0.0, 0.0, 1.05 - height])
-        far = np.clip((off - 0.01) / 0.05, 0.0, 1.0)
+        far = _ramp(float(np.linalg.norm(scene.ring_on_hook()[:2])), 0.015, 0.065)
         speed = style.hang_speed + (1.0 - style.hang_speed) * far
         return self._motion.towards(above + lifted * (position - above), rotation, CLOSE, speed)
+
+    def _next_ring_place(self) -> tuple[Array, float]:
+        """Return where the ring is to be next, in the hook's axes (3,), and the tool's lean."""
+        scene, style = self._scene, self.style
+        inwards, sideways, up = scene.ring_on_hook()
+        goal = np.array([_OVER_POST, 0.0, 0.0025])
+        if abs(sideways) < 0.008 and -0.004 < inwards < 0.035 and -0.012 < up < 0.006:
+            lean = min(scene.lean(), style.lean)
+            follow = goal + (1.0 - lean / style.lean) * _SWING
+            step = 0.12 * (1.0 - _ramp(abs(inwards - follow[0]), 0.0015, 0.004))
+            lean = max(style.final_lean, lean - step)
+            return goal + (1.0 - lean / style.lean) * _SWING, lean
+        off = float(np.hypot(inwards - goal[0], sideways))
+        turn = _angle(scene.tool_leaning(style.lean) @ scene.tool.T)
+        missing = max(0.0, off - 0.003) + 0.04 * max(0.0, turn - 0.06)
+        goal[2] += min(style.tool_hover, style.tool_slope * missing)
+        goal[2] = max(goal[2], up - 0.02)
+        across = 1.0 if off < 0.006 else _ramp(up, 0.015, 0.03)
+        goal[:2] = across * goal[:2] + (1.0 - across) * np.array([inwards, sideways])
+        return goal, style.lean
 
     def _carried(
         self, point: Array, rotation: Array, goal: Array, goal_rotation: Array, most: float
@@ -200,14 +206,14 @@ class ToolHangDemonstrator:
         holds would be millimetres.
         """
         position, turned = carried(self._hand, point, rotation, goal, goal_rotation, most)
-        share = np.clip((_angle(goal_rotation @ rotation.T) - 0.03) / 0.07, 0.0, 1.0)
+        share = _ramp(_angle(goal_rotation @ rotation.T), 0.03, 0.1)
         straight = goal + self._hand.position - point
         return straight + share * (position - straight), turned
 
     def _back_off(self, distance: float) -> NDArray[np.float32]:
         """Open, and draw back along the hand's axis when the fingers are off."""
         hand = self._hand
-        share = np.clip((hand.opening - 0.045) / 0.02, 0.0, 1.0)
+        share = _ramp(hand.opening, 0.045, 0.065)
         target = hand.position - share * distance * hand.rotation[:, 2]
         return self._motion.towards(target, hand.rotation, OPEN)
 
@@ -220,18 +226,19 @@ class ToolHangDemonstrator:
     def _hung(self) -> bool:
         """Whether the ring is on the bar, and the tool may be let go."""
         inwards, sideways, up = self._scene.ring_on_hook()
-        if not inwards > 0.006 or np.hypot(sideways, up) > 0.0105:
+        off = np.hypot(sideways, up)
+        if inwards < 0.006 or off > 0.0105:
             return False
-        released = self._hand.opening > TOOL_WIDTH + 0.005
-        return bool(
-            released
-            or (
-                self._scene.lean() < self.style.final_lean + 0.12
-                and np.hypot(sideways, up) < 0.0075
-            )
-        )
+        if self._hand.opening > TOOL_WIDTH + 0.005:
+            return True
+        return bool(off < 0.0075 and self._scene.lean() < self.style.final_lean + 0.12)
 
 
 def _angle(rotation: Array) -> float:
     """Return the angle of a rotation matrix."""
     return float(Rotation.from_matrix(rotation).magnitude())
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    """Return 0 up to `low`, 1 from `high` on, and in between what a straight line gives."""
+    return float(np.clip((value - low) / (high - low), 0.0, 1.0))

@@ -11,6 +11,8 @@ from envs.demonstrators.hand import Array, Hand
 from envs.robomimic import RobomimicEnv
 
 DOWN = np.array([0.0, 0.0, -1.0])
+OUT = np.array([0.0, -1.0, 0.0])
+"""Where the hook of the upright frame points."""
 FRAME_WIDTH, TOOL_WIDTH = 0.0254, 0.03
 """Distances between the fingertips when they hold the frame's grip or the tool's."""
 RIM = 0.15
@@ -90,6 +92,11 @@ class Scene:
         bar = self._site("frame_intersection_site") - self.hook
         return bar / np.linalg.norm(bar)
 
+    @property
+    def hook_axes(self) -> Array:
+        """Axes (3, 3) of places at the hook, as columns: inwards along the bar, sideways, up."""
+        return np.stack([self.bar, np.cross(DOWN, self.bar), -DOWN], axis=1)
+
     def frame_grasp(self, tilt: float, along: float) -> tuple[Array, Array]:
         """Return the hand's pose that grasps the frame's grip: position (3,), rotation (3, 3).
 
@@ -116,23 +123,25 @@ class Scene:
         position = self.handle + along * outwards + 0.004 * up
         return position, np.stack([-across, np.cross(axis, -across), axis], axis=1)
 
-    def tool_leaning(self, angle: float) -> Array:
-        """Return the tool's rotation (3, 3): ring up, handle out from the hook by `angle`."""
-        out = np.array([*-self.bar[:2], 0.0])
-        out /= np.linalg.norm(out)
-        along = np.cos(angle) * DOWN + np.sin(angle) * out
-        across = np.cross(out, DOWN)
+    @staticmethod
+    def tool_leaning(angle: float) -> Array:
+        """Return the tool's rotation (3, 3): ring up, handle out from the hook by `angle`.
+
+        It does not follow the frame, which has some play in the hole: tool and frame would twist
+        each other away.
+        """
+        along = np.cos(angle) * DOWN + np.sin(angle) * OUT
+        across = np.cross(OUT, DOWN)
         return np.stack([along, across, np.cross(along, across)], axis=1)
 
     def lean(self) -> float:
         """Angle in radians by which the tool's handle leans out from hanging straight down."""
         along = self.tool[:, 0]
-        return float(np.arctan2(-along @ self.bar, -along[2]))
+        return float(np.arctan2(along @ OUT, along @ DOWN))
 
     def ring_on_hook(self) -> Array:
-        """Return the ring's centre (3,) from the hook: inwards along the bar, sideways, and up."""
-        off = self.ring - self.hook
-        return np.array([off @ self.bar, off @ np.cross(DOWN, self.bar), off[2]])
+        """Return the ring's centre (3,) from the hook, in `hook_axes`."""
+        return self.hook_axes.T @ (self.ring - self.hook)
 
     def holds_frame(self) -> bool:
         """Whether the fingers are closed on the frame's grip."""
