@@ -17,11 +17,14 @@ from scipy.spatial.transform import Rotation
 
 from envs.demonstrators.hand import Array, Hand
 from envs.demonstrators.motion import CLOSE, OPEN, Approach, Manner, Motion, carried
+from envs.demonstrators.posture import Posture
 from envs.demonstrators.tool_hang_scene import RIM, TOOL_WIDTH, UPRIGHT, Scene
 from envs.robomimic import RobomimicEnv
 
 _TRAVEL = 1.12
 """Height at which the hand keeps clear of the frame in the stand."""
+_REST = np.array([-0.08, -0.1, 1.12])
+"""Where the hand goes when the arm is tangled."""
 _CLEAR = 0.09
 """Distance from the frame's grip at which the open hand is off it."""
 _OVER_POST = 0.0035
@@ -104,6 +107,7 @@ class ToolHangDemonstrator:
         self._hand = Hand(env)
         self._scene = Scene(env, self._hand)
         self._motion = Motion(self._hand, self.style.manner, rng)
+        self._posture = Posture(env, self._hand, _REST)
 
     def act(self) -> NDArray[np.float32]:
         """Return the action (7,) for the present state."""
@@ -129,6 +133,8 @@ class ToolHangDemonstrator:
             travel: Height at which the hand is to travel.
         """
         hand = self._hand
+        if self._posture.tangled():
+            return self._motion.towards(self._posture.position(), self._posture.rotation(), OPEN)
         off = float(np.linalg.norm(position - hand.position))
         turn = float(np.linalg.norm(hand.rotation_error(rotation)))
         closed = 1.0 - hand.opening / 0.08  # closing fingers may push the object about
@@ -148,14 +154,15 @@ class ToolHangDemonstrator:
         missing = max(0.0, lateral - 0.0025) + 0.05 * max(0.0, turn - 0.05)
         inside = lateral < 0.006 and depth < RIM - 0.005
         if inside or missing == 0.0:
-            height = max(-0.01, depth - 0.03)
+            height = max(-0.01, depth - 0.03 * (1.0 - _ramp(turn, 0.06, 0.12)))
         else:
             height = RIM + min(style.frame_hover, style.frame_slope * missing - 0.01)
         across = 1.0 if lateral < 0.006 else _ramp(depth, RIM, RIM + 0.01)
         goal = np.array([*scene.tip[:2] + across * off[:2], scene.hole[2] + height])
         grip = scene.grip[2]
         most = 0.35 * _ramp(grip, 0.85, 0.88)
-        position, rotation = self._carried(scene.tip, scene.frame, goal, UPRIGHT, most)
+        carry = carried if inside else _carried  # the hole leaves the tip no choice: hand over it
+        position, rotation = carry(self._hand, scene.tip, scene.frame, goal, UPRIGHT, most)
         lifted = 1.0 if inside else _ramp(grip, 0.98, 1.03) * _ramp(-turn, -1.0, -0.7)
         above = self._hand.position + np.array([0.0, 0.0, 1.07 - grip])
         speed = style.insert_speed + (1.0 - style.insert_speed) * _ramp(lateral, 0.01, 0.06)
@@ -168,8 +175,8 @@ class ToolHangDemonstrator:
         goal = scene.hook + scene.hook_axes @ goal
         height = scene.handle[2]
         most = 0.35 * _ramp(height, 0.85, 0.88)
-        position, rotation = self._carried(
-            scene.ring, scene.tool, goal, scene.tool_leaning(lean), most
+        position, rotation = _carried(
+            self._hand, scene.ring, scene.tool, goal, scene.tool_leaning(lean), most
         )
         lifted = _ramp(height, 0.87, 0.94)
         above = self._hand.position + np.array([0.0, 0.0, 1.05 - height])
@@ -197,19 +204,6 @@ class ToolHangDemonstrator:
         goal[:2] = across * goal[:2] + (1.0 - across) * np.array([inwards, sideways])
         return goal, style.lean
 
-    def _carried(
-        self, point: Array, rotation: Array, goal: Array, goal_rotation: Array, most: float
-    ) -> tuple[Array, Array]:
-        """As `carried`, but a turn that is nearly done does not move the point off its goal.
-
-        The arm is soft and may leave a few hundredths of a radian, which at the far end of what it
-        holds would be millimetres.
-        """
-        position, turned = carried(self._hand, point, rotation, goal, goal_rotation, most)
-        share = _ramp(_angle(goal_rotation @ rotation.T), 0.03, 0.1)
-        straight = goal + self._hand.position - point
-        return straight + share * (position - straight), turned
-
     def _back_off(self, distance: float) -> NDArray[np.float32]:
         """Open, and draw back along the hand's axis when the fingers are off."""
         hand = self._hand
@@ -232,6 +226,20 @@ class ToolHangDemonstrator:
         if self._hand.opening > TOOL_WIDTH + 0.005:
             return True
         return bool(off < 0.0075 and self._scene.lean() < self.style.final_lean + 0.12)
+
+
+def _carried(
+    hand: Hand, point: Array, rotation: Array, goal: Array, goal_rotation: Array, most: float
+) -> tuple[Array, Array]:
+    """As `carried`, but a turn that is nearly done does not move the point off its goal.
+
+    The arm is soft and may leave a few hundredths of a radian, which at the far end of what it
+    holds would be millimetres.
+    """
+    position, turned = carried(hand, point, rotation, goal, goal_rotation, most)
+    share = _ramp(_angle(goal_rotation @ rotation.T), 0.03, 0.1)
+    straight = goal + hand.position - point
+    return straight + share * (position - straight), turned
 
 
 def _angle(rotation: Array) -> float:
