@@ -67,7 +67,7 @@ class Scene:
         """Rotation (3, 3) of the tool, its z axis on the side from which the hand comes."""
         rotation = self._rotation("tool")
         up = rotation[2, 2]
-        if abs(up) < 0.5 or self.tool_in_hand().all():
+        if abs(up) < 0.5 or self.tool_in_hand():
             up = -self._hand.rotation[:, 2] @ rotation[:, 2]
         return rotation * np.array([1.0, np.copysign(1.0, up), np.copysign(1.0, up)])
 
@@ -151,12 +151,12 @@ class Scene:
 
     def holds_tool(self) -> bool:
         """Whether the fingers are closed on the tool's handle."""
-        return bool(self.tool_in_hand().all()) and self._closed_on(TOOL_WIDTH)
+        return self.tool_in_hand() and self._closed_on(TOOL_WIDTH)
 
-    def tool_in_hand(self) -> Array:
-        """Whether the hand is near the tool's handle along each of the tool's axes (3,)."""
+    def tool_in_hand(self) -> bool:
+        """Whether the hand is about the tool's handle, however far its fingers are open."""
         off = self._rotation("tool").T @ (self._hand.position - self.handle)
-        return np.abs(off) < [0.05, 0.012, 0.025]
+        return bool((np.abs(off) < [0.05, 0.012, 0.025]).all())
 
     def _closed_on(self, width: float) -> bool:
         return abs(self._hand.opening - width) < 0.005
