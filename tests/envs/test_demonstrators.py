@@ -81,6 +81,46 @@ def test_episodes_differ_as_people_do():
     assert np.ptp([style["hover"] for style in styles]) > 0.07
 
 
+@pytest.fixture(scope="module")
+def tool_hang():
+    env = envs.make("tool_hang", terminate_on_success=False)
+    yield env
+    env.close()
+
+
+@sim
+def test_hangs_the_tool_and_leaves_it_there(tool_hang):
+    episode = record_episode(tool_hang, 70_000, tail=10)
+
+    first = int(np.argmax(episode.rewards > 0))
+    assert episode.success
+    assert 200 < first < 500
+    assert episode.rewards[first:].min() == 1
+    assert np.abs(np.diff(episode.actions[:, :6], axis=0)).max() < 0.31
+    assembled = episode.observations["object"][:, 42]
+    assert 0 < np.argmax(assembled) < first
+
+
+@sim
+def test_hangs_the_tool_after_somebody_else_drove_the_arm(tool_hang):
+    tool_hang.reset(seed=70_001)
+    rng = np.random.default_rng(0)
+    demonstrator, noise = demonstrators.make(tool_hang, rng), np.zeros(6)
+    for _ in range(120):
+        noise = 0.9 * noise + 0.13 * rng.normal(size=6)
+        action = demonstrator.act()
+        action[:6] = np.clip(action[:6] + noise, -1, 1)
+        tool_hang.step(action)
+    demonstrator = demonstrators.make(tool_hang, rng)
+    success = False
+    for _ in range(500):
+        *_, info = tool_hang.step(demonstrator.act())
+        success |= info["success"]
+        if success:
+            break
+    assert success
+
+
 @sim
 def test_tasks_without_a_demonstrator_are_named(env, monkeypatch):
     monkeypatch.setattr(env, "task", envs.spec("pusht"))
