@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from envs.demonstrators.can import CanDemonstrator
 from envs.demonstrators.lift import LiftDemonstrator
 from envs.demonstrators.square import SquareDemonstrator
+from envs.demonstrators.transport import TransportDemonstrator
 from envs.errors import UnknownTaskError
 from envs.robomimic import RobomimicEnv
 
@@ -20,6 +21,7 @@ _DEMONSTRATORS: dict[str, Callable[[RobomimicEnv, np.random.Generator], "Demonst
     "can": CanDemonstrator,
     "lift": LiftDemonstrator,
     "square": SquareDemonstrator,
+    "transport": TransportDemonstrator,
 }
 
 
