@@ -25,6 +25,13 @@ _ASIDE = 0.08
 """Sideways distance from which on an empty hand rises before it goes."""
 _RISE = 0.05
 """Height over which a rising hand comes to go sideways."""
+_TWISTED, _BENT = 0.9, 3.2
+"""Angles of the wrist (joints 5 and 6) beyond which it has gone through its singularity.
+
+From there on it only winds up, until it is stuck; working arms keep to 0.6 and 3.0.
+"""
+
+DOWN = np.array([0.0, 0.0, -1.0])
 
 
 class Grip:
@@ -77,6 +84,7 @@ class Arm:
         env: The environment, after a reset.
         index: Which arm.
         facing: Yaw of its hand when nothing asks for another, in radians.
+        free: (3,) Where the hand can turn freely.
         tilt: (2,) Error of the hand's roll and pitch.
         manner: How it moves.
         rng: Where the tremor comes from.
@@ -87,6 +95,7 @@ class Arm:
         env: RobomimicEnv,
         index: int,
         facing: float,
+        free: Array,
         tilt: Array,
         manner: Manner,
         rng: np.random.Generator,
@@ -94,6 +103,9 @@ class Arm:
         self.hand = Hand(env, index)
         self._motion = Motion(self.hand, manner, rng)
         self._facing = facing
+        self._free = free
+        self._data = env.robosuite.sim.data
+        self._joints = env.robosuite.robots[index]._ref_joint_pos_indexes
         self._tilt = tilt
 
     def pose(self, turn: float, lean: float) -> Array:
@@ -109,6 +121,16 @@ class Arm:
     def stay(self, grip: float) -> NDArray[np.float32]:
         """Return the action (7,) that keeps the hand where it is."""
         return self._motion.towards(self.hand.position, self.hand.rotation, grip)
+
+    @property
+    def wound(self) -> bool:
+        """Whether the wrist has wound itself up."""
+        twist, bend = self._data.qpos[self._joints][4:6]
+        return bool(abs(twist) > _TWISTED or bend > _BENT)
+
+    def unwind(self, clear: float) -> NDArray[np.float32]:
+        """Return the action (7,) that leads the open hand to where its wrist unwinds."""
+        return self.go(self._free, self.pose(0.0, 0.0), clear)
 
     def go(
         self, position: Array, rotation: Array, clear: float, speed: float = 1.0
@@ -130,7 +152,13 @@ class Arm:
         return self._motion.towards(target, rotation, OPEN, speed)
 
     def reach(
-        self, grip: Grip, point: Array, rotation: Array, approach: Approach, clear: float
+        self,
+        grip: Grip,
+        point: Array,
+        rotation: Array,
+        approach: Approach,
+        axis: Array,
+        clear: float,
     ) -> NDArray[np.float32]:
         """Return the action (7,) that leads to a grasp and, once there, begins to close.
 
@@ -139,6 +167,7 @@ class Arm:
             point: (3,) Where the grip site is to be.
             rotation: (3, 3) How the hand is to be turned.
             approach: How it comes in.
+            axis: (3,) Unit vector along which it does.
             clear: Height in metres at which it may go sideways.
         """
         opened = self.hand.opening > _OPEN
@@ -148,9 +177,9 @@ class Arm:
         if opened and close_by and turn < _ARRIVED_TURN:
             grip.holding = True
             return self.stay(CLOSE)
-        target = point - approach.hover * rotation[:, 2]
+        target = point - approach.hover * axis
         if opened:
-            target = approach.target(self.hand, point, rotation)
+            target = approach.target(self.hand, point, rotation, axis)
         return self.go(target, rotation, clear)
 
     def bring(

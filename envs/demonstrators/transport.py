@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.demonstrators.grasping import Arm, Grip, up_first
+from envs.demonstrators.grasping import DOWN, Arm, Grip, up_first
 from envs.demonstrators.hand import Array
 from envs.demonstrators.motion import CLOSE, OPEN, Approach, Manner
 from envs.demonstrators.transport_scene import BIN_FLOOR, LID_DOWN, RIM, Hammer, Scene
@@ -18,6 +18,8 @@ from envs.robomimic import RobomimicEnv
 
 _WIDTHS = {"lid": 0.02, "hammer": 0.03, "trash": 0.04}
 """Openings of the fingers that hold something."""
+_FREE = np.array([[0.0, -0.2, 1.1], [0.0, 0.2, 1.1]])
+"""Where the hands can turn freely."""
 _CLEAR = 1.0
 """Height of an empty hand that goes over the bins."""
 _HANDOVER = np.array([0.0, 0.0, 1.05])
@@ -180,7 +182,7 @@ class _Giver:
         self, env: RobomimicEnv, scene: Scene, style: TransportStyle, rng: np.random.Generator
     ) -> None:
         self._style, self._scene = style, scene
-        self._arm = Arm(env, 0, np.pi, style.tilts[0], style.manners[0], rng)
+        self._arm = Arm(env, 0, np.pi, _FREE[0], style.tilts[0], style.manners[0], rng)
         self.hand = self._arm.hand
         here = self.hand.position
         self._lid = Grip(self.hand, _WIDTHS["lid"], scene.lid_nearest(here))
@@ -203,6 +205,8 @@ class _Giver:
             return self._park_lid()
         if self._lid.entangled or self.hammer.entangled:
             return self._arm.stay(OPEN)
+        if self._arm.wound:
+            return self._arm.unwind(_CLEAR)
         if not self._scene.lid_is_off:
             return self._grasp_lid()
         if hammer.centre[1] < 0.0 and not hammer.on_floor:
@@ -215,7 +219,7 @@ class _Giver:
         turn = scene.lid_turn
         point = scene.lid + np.array([-along * np.sin(turn), along * np.cos(turn), up])
         rotation = self._arm.pose(turn, style.lid_lean)
-        return self._arm.reach(self._lid, point, rotation, style.lid_approach, _CLEAR)
+        return self._arm.reach(self._lid, point, rotation, style.lid_approach, DOWN, _CLEAR)
 
     def _park_lid(self) -> NDArray[np.float32]:
         """Up, away from the bin, and down on the table."""
@@ -236,7 +240,7 @@ class _Giver:
         style = self._style
         point = hammer.at(style.pick_along) + np.array([0.0, 0.0, style.pick_up])
         rotation = self._arm.pose(hammer.turn, style.pick_lean)
-        return self._arm.reach(self.hammer, point, rotation, style.pick_approach, _CLEAR)
+        return self._arm.reach(self.hammer, point, rotation, style.pick_approach, DOWN, _CLEAR)
 
     def _offer(self, hammer: Hammer) -> NDArray[np.float32]:
         """Up out of the bin, and out over the gap, turning the handle towards arm 1."""
@@ -274,7 +278,7 @@ class _Taker:
         self, env: RobomimicEnv, scene: Scene, style: TransportStyle, rng: np.random.Generator
     ) -> None:
         self._style, self._scene = style, scene
-        self._arm = Arm(env, 1, 0.0, style.tilts[1], style.manners[1], rng)
+        self._arm = Arm(env, 1, 0.0, _FREE[1], style.tilts[1], style.manners[1], rng)
         self.hand = self._arm.hand
         self._trash = Grip(self.hand, _WIDTHS["trash"], scene.trash)
         self.hammer = Grip(self.hand, _WIDTHS["hammer"], scene.hammer.nearest(self.hand.position))
@@ -294,6 +298,8 @@ class _Taker:
             return self._throw()
         if self._trash.entangled or self.hammer.entangled:
             return self._arm.stay(OPEN)
+        if self._arm.wound:
+            return self._arm.unwind(_CLEAR)
         if not self._scene.trash_is_away:
             return self._grasp_trash()
         if giver.hammer.holding:
@@ -309,7 +315,7 @@ class _Taker:
         style, scene = self._style, self._scene
         rotation = self._arm.pose(scene.trash_turn, style.trash_lean)
         point = scene.trash + style.trash_grasp
-        return self._arm.reach(self._trash, point, rotation, style.trash_approach, _CLEAR)
+        return self._arm.reach(self._trash, point, rotation, style.trash_approach, DOWN, _CLEAR)
 
     def _throw(self) -> NDArray[np.float32]:
         """Up out of the target bin, and over to the trash bin."""
@@ -344,14 +350,16 @@ class _Taker:
         beyond = hammer.along(giver.hand.position) + _HANDS_APART
         point = hammer.at(min(0.085, max(style.take_along, beyond)))
         rotation = self._arm.pose(hammer.turn, style.take_lean)
-        return self._arm.reach(self.hammer, point, rotation, style.take_approach, _CLEAR)
+        return self._arm.reach(
+            self.hammer, point, rotation, style.take_approach, rotation[:, 2], _CLEAR
+        )
 
     def _pick(self, hammer: Hammer) -> NDArray[np.float32]:
         """Pick up a hammer that was dropped."""
         style = self._style
         rotation = self._arm.pose(hammer.turn, style.place_lean)
         point = hammer.at(style.take_along)
-        return self._arm.reach(self.hammer, point, rotation, style.trash_approach, _CLEAR)
+        return self._arm.reach(self.hammer, point, rotation, style.trash_approach, DOWN, _CLEAR)
 
     def _place(self, hammer: Hammer) -> NDArray[np.float32]:
         """Over the target bin, turning the handle along its diagonal, and down."""
