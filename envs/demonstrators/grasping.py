@@ -30,6 +30,11 @@ _TWISTED, _BENT = 0.9, 3.2
 
 From there on it only winds up, until it is stuck; working arms keep to 0.6 and 3.0.
 """
+_STRETCHED = -0.2
+"""Angle of the elbow (joint 4) from which on the arm is stretched.
+
+Forces that turn the hand then hold the elbow straight, however hard it is pulled back.
+"""
 
 DOWN = np.array([0.0, 0.0, -1.0])
 
@@ -149,6 +154,8 @@ class Arm:
             share = np.clip((self.hand.position[2] - clear) / _RISE + 1.0, 0.0, 1.0)
             target[:2] = self.hand.position[:2] + share * off[:2]
             target[2] = max(position[2], clear + 0.01)
+        if self._data.qpos[self._joints][3] > _STRETCHED:
+            rotation = self.hand.rotation
         return self._motion.towards(target, rotation, OPEN, speed)
 
     def reach(

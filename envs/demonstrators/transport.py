@@ -22,11 +22,11 @@ _FREE = np.array([[0.0, -0.2, 1.1], [0.0, 0.2, 1.1]])
 """Where the hands can turn freely."""
 _CLEAR = 1.0
 """Height of an empty hand that goes over the bins."""
-_HANDOVER = np.array([0.0, 0.0, 1.05])
+_HANDOVER = np.array([0.0, -0.005, 1.04])
 """Where the hammer changes hands, within a few centimetres."""
 _LID_BELOW, _TRASH_BELOW = 0.025, 0.02
 """How far the lid reaches below its handle's middle, and the trash below its own."""
-_HANDS_APART = 0.115
+_HANDS_APART = 0.11
 """Distance along the handle that two hands need."""
 _OFF_HANDLE = 0.07
 """Distance from the handle at which a hand is out of the way."""
@@ -130,15 +130,15 @@ class TransportStyle:
             park_turn=rng.uniform(-0.12, 0.12),
             park_slope=rng.uniform(5.0, 9.0),
             pick_approach=Approach(hover=rng.uniform(0.19, 0.23), slope=rng.uniform(4.0, 8.0)),
-            pick_along=rng.uniform(-0.064, -0.048),
+            pick_along=rng.uniform(-0.062, -0.048),
             pick_up=rng.uniform(-0.001, 0.005),
             pick_lean=rng.uniform(-0.4, -0.3),
-            handover=_HANDOVER + rng.uniform(-0.025, 0.025, 3),
-            offer_lean=rng.uniform(-0.12, 0.0),
+            handover=_HANDOVER + rng.uniform(-1.0, 1.0, 3) * np.array([0.03, 0.015, 0.025]),
+            offer_lean=rng.uniform(0.02, 0.12),
             ready=np.array([0.0, 0.17, 0.1]) + rng.uniform(-0.02, 0.02, 3),
             take_approach=Approach(hover=rng.uniform(0.07, 0.11), slope=rng.uniform(3.0, 6.0)),
-            take_along=rng.uniform(0.062, 0.076),
-            take_lean=rng.uniform(0.18, 0.28),
+            take_along=rng.uniform(0.058, 0.072),
+            take_lean=rng.uniform(0.2, 0.3),
             trash_approach=Approach(hover=rng.uniform(0.18, 0.22), slope=rng.uniform(4.0, 8.0)),
             trash_grasp=np.array([*rng.uniform(-0.005, 0.005, 2), rng.uniform(-0.002, 0.006)]),
             trash_lean=rng.uniform(-0.5, -0.38),
