@@ -30,6 +30,8 @@ _TWISTED, _BENT = 0.9, 3.2
 
 From there on it only winds up, until it is stuck; working arms keep to 0.6 and 3.0.
 """
+_BACK, _LEANT_OUT = 2.1, 0.65
+"""How far back the hand goes to unwind, of the way to where it is free, and how it leans there."""
 _STRETCHED = -0.2
 """Angle of the elbow (joint 4) from which on the arm is stretched.
 
@@ -135,7 +137,11 @@ class Arm:
 
     def unwind(self, clear: float) -> NDArray[np.float32]:
         """Return the action (7,) that leads the open hand to where its wrist unwinds."""
-        return self.go(self._free, self.pose(0.0, 0.0), clear)
+        if abs(self._data.qpos[self._joints][4]) < np.pi / 2:
+            return self.go(self._free, self.pose(0.0, 0.0), clear)
+        # Beyond the singularity: back to it, with the hand near the arm and leaning away.
+        position = self._free * np.array([1.0, _BACK, 1.0])
+        return self.go(position, self.pose(0.0, _LEANT_OUT), clear)
 
     def go(
         self, position: Array, rotation: Array, clear: float, speed: float = 1.0
