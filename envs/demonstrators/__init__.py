@@ -14,6 +14,7 @@ from envs.demonstrators.can import CanDemonstrator
 from envs.demonstrators.lift import LiftDemonstrator
 from envs.demonstrators.square import SquareDemonstrator
 from envs.demonstrators.tool_hang import ToolHangDemonstrator
+from envs.demonstrators.transport import TransportDemonstrator
 from envs.errors import UnknownTaskError
 from envs.robomimic import RobomimicEnv
 
@@ -22,6 +23,7 @@ _DEMONSTRATORS: dict[str, Callable[[RobomimicEnv, np.random.Generator], "Demonst
     "lift": LiftDemonstrator,
     "square": SquareDemonstrator,
     "tool_hang": ToolHangDemonstrator,
+    "transport": TransportDemonstrator,
 }
 
 

@@ -106,9 +106,18 @@ class Approach:
     tolerance: float = 0.005
     turn_tolerance: float = 0.08
 
-    def target(self, hand: Hand, position: Array, rotation: Array) -> Array:
-        """Return where the hand is to go now (3,), to grasp at a pose, whose z axis it follows."""
-        axis = rotation[:, 2]
+    def target(
+        self, hand: Hand, position: Array, rotation: Array, axis: Array | None = None
+    ) -> Array:
+        """Return where the hand is to go now (3,), to grasp at a pose.
+
+        Args:
+            hand: The hand.
+            position: (3,) Where the grip site is to be.
+            rotation: (3, 3) How the hand is to be turned.
+            axis: (3,) Unit vector along which it is to come in; None for the pose's z axis.
+        """
+        axis = rotation[:, 2] if axis is None else axis
         off = position - hand.position
         lateral = float(np.linalg.norm(off - (off @ axis) * axis))
         turn = float(np.linalg.norm(hand.rotation_error(rotation)))
