@@ -104,6 +104,23 @@ def test_prepared_embeddings_give_what_a_plain_pass_gives(network):
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
+@torch.inference_mode()
+def test_a_rows_result_does_not_depend_on_the_rows_beside_it(name):
+    """At the sizes of the shipped policies, where the kernels are chosen by size."""
+    torch.manual_seed(0)
+    sizes = Sizes(action_dim=10, pred_horizon=10, observation_dim=29, obs_horizon=2)
+    network = build_network(name, sizes, n_layer=2, n_head=6, n_emb=192).eval()
+    sample = torch.randn(48, 10, 10)
+    steps = network.embed_steps(torch.rand(48) + 0.5)
+    rows = torch.randn(48, 58).split(1)
+    conditions = torch.cat([network.embed_condition(row) for row in rows])
+    whole = network.denoise(sample, steps, conditions)
+    for count in (1, 2, 3, 5, 8, 17, 24, 33):
+        some = network.denoise(sample[:count], steps[:count], conditions[:count])
+        assert torch.equal(some, whole[:count])
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
 def test_refuses_tokens_that_do_not_split_into_heads(name):
     with pytest.raises(ValueError, match="n_emb: expected a multiple"):
         build_network(name, SIZES, n_emb=17, n_head=2, n_layer=1)
