@@ -117,10 +117,34 @@ def test_a_rows_result_does_not_depend_on_the_rows_beside_it(name):
     whole = network.denoise(sample, steps, conditions)
     for count in (1, 2, 3, 5, 8, 17, 24, 33):
         some = network.denoise(sample[:count], steps[:count], conditions[:count])
-        assert torch.equal(some, whole[:count])
+        assert torch.equal(some, whole[:count]), (count, (some - whole[:count]).abs().amax((1, 2)))
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_refuses_tokens_that_do_not_split_into_heads(name):
     with pytest.raises(ValueError, match="n_emb: expected a multiple"):
         build_network(name, SIZES, n_emb=17, n_head=2, n_layer=1)
+
+
+def test_the_layers_are_torchs_own():
+    """The arithmetic, arranged for sampling here, against ``nn.TransformerDecoder``."""
+    torch.manual_seed(0)
+    network = DiffusionTransformer(SIZES, n_layer=3, n_head=2, n_emb=16, p_drop_attn=0.0)
+    sample, condition = torch.randn(4, 6, 3), torch.randn(4, 10)
+    step = torch.tensor([0, 3, 50, 99])
+    frames = network.cond_obs_emb(condition.unflatten(1, (2, 5)))
+    tokens = torch.cat([network.time_emb(step).unsqueeze(1), frames], 1) + network.cond_pos_emb
+    # The masks as the original builds them.
+    ahead = torch.full((6, 6), -torch.inf).triu(1)
+    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(3), indexing="ij")
+    unseen = torch.zeros(6, 3).masked_fill(rows < columns - 1, -torch.inf)
+    expected = network.decoder(
+        network.input_emb(sample) + network.pos_emb,
+        network.encoder(tokens),
+        tgt_mask=ahead,
+        memory_mask=unseen,
+    )
+    expected = network.head(network.ln_f(expected))
+    torch.testing.assert_close(network(sample, step, condition), expected, atol=1e-6, rtol=1e-5)
+    network.train()
+    assert torch.isfinite(network(sample, step, condition)).all()
