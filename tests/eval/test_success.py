@@ -21,7 +21,10 @@ COLUMNS = "sampler, seed, repeat, steps, reward, success, chunks, calls, evaluat
 
 
 def start(*overrides: str) -> subprocess.Popen[str]:
-    """The command, in a process group of its own, as under a terminal."""
+    """The command, in a process group of its own, as under a terminal.
+
+    A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "eval.success", *overrides],
         cwd=REPOSITORY,
@@ -29,6 +32,7 @@ def start(*overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
