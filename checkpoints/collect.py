@@ -28,6 +28,7 @@ from tqdm import tqdm
 import asd_policy
 import envs
 from asd_policy.policies import Policy
+from checkpoints.stopping import stop_like_ctrl_c
 from envs import demonstrators
 from envs.demonstrators.recording import Disturbed, Episode, Opening, record_episodes
 from envs.robomimic import Observation, RobomimicEnv
@@ -236,6 +237,7 @@ def _versions() -> dict[str, str]:
 @hydra.main(version_base="1.3", config_path="../configs", config_name="collect")
 def main(config: DictConfig) -> None:
     """Run `collect` from the command line."""
+    stop_like_ctrl_c()
     try:
         print(f"wrote {collect(config)}")
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ from asd_policy.policies.rotation import ARM_6D, pose_to_6d
 from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling import CleanPrediction, Parametrization
 from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
+from checkpoints.stopping import stop_like_ctrl_c
 
 
 class ChunkData:
@@ -266,6 +267,7 @@ def train(config: DictConfig) -> Path:
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
     """Run ``train`` from the command line."""
+    stop_like_ctrl_c()
     try:
         print(f"wrote {train(config)}")
     except KeyboardInterrupt:

@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 from hydra import compose, initialize
+from paths import REPOSITORY
 from tiny_policies import save_tiny_policy
 
 import envs
@@ -86,6 +89,24 @@ def test_a_stopped_run_goes_on_where_it_was(demonstrations, tmp_path, monkeypatc
         assert whole["data"].attrs["total"] == resumed["data"].attrs["total"]
         for name, demo in whole["data"].items():
             np.testing.assert_array_equal(demo["actions"], resumed[f"data/{name}/actions"])
+
+
+def test_a_killed_run_is_stopped_in_good_order(tmp_path):
+    """As work in the background is: there Ctrl-C goes unheard."""
+    output = tmp_path / "lift.hdf5"
+    command = [sys.executable, "-m", "checkpoints.collect", "episodes=50", f"output={output}"]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "1/50" not in seen and process.poll() is None:
+        seen += process.stderr.read(1)
+    process.terminate()
+    _, rest = process.communicate(timeout=60)
+    assert "the same command goes on from there" in rest and process.returncode == 1
+    with h5py.File(f"{output}.partial") as file:
+        assert len(file["data"]) >= 1
 
 
 def test_a_partial_file_of_other_settings_is_not_continued(tmp_path):

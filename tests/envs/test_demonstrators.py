@@ -10,7 +10,7 @@ pytest.importorskip("robosuite")
 from envs import demonstrators  # noqa: E402
 from envs.demonstrators.hand import limit, pointing_down, wrap  # noqa: E402
 from envs.demonstrators.lift import LiftStyle  # noqa: E402
-from envs.demonstrators.recording import record_episode  # noqa: E402
+from envs.demonstrators.recording import Disturbed, record_episode  # noqa: E402
 from envs.errors import UnknownTaskError  # noqa: E402
 
 sim = pytest.mark.sim
@@ -45,6 +45,18 @@ def test_commands_are_smooth_and_within_bounds(env):
     assert np.abs(actions).max() <= 1
     assert np.abs(np.diff(actions[:, :6], axis=0)).max() < 0.31
     assert set(actions[:, 6]) == {-1.0, 1.0}
+
+
+@sim
+@pytest.mark.parametrize("task", ["can", "square"])
+def test_puts_things_in_their_place_from_the_start_and_from_the_middle(task):
+    env = envs.make(task, terminate_on_success=False)
+    whole = record_episode(env, 70_000, tail=10)
+    rest = record_episode(env, 70_001, tail=10, opening=Disturbed(60))
+    env.close()
+    assert whole.success and rest.success
+    assert len(whole.actions) < 250 and rest.states[0, 0] > whole.states[0, 0]
+    assert np.abs(np.diff(whole.actions[:, :6], axis=0)).max() < 0.31
 
 
 @sim
