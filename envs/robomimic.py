@@ -133,7 +133,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         raw, reward, _, _ = self.robosuite.step(command)
         self._steps += 1
         self._last_action = command
-        success = bool(self.robosuite._check_success())
+        success = self.success
         terminated = success and self._terminate_on_success
         truncated = not terminated and self._steps >= self.task.max_episode_steps
         self._running = not (terminated or truncated)
@@ -169,6 +169,11 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         if self.robosuite.sim is not None:
             self.robosuite.close()
         self._running = False
+
+    @property
+    def success(self) -> bool:
+        """Whether the task is solved in the present state."""
+        return bool(self.robosuite._check_success())
 
     @property
     def action_mode(self) -> ActionMode:

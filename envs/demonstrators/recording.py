@@ -64,15 +64,17 @@ def record_episode(
         seed: Seed of the episode.
         tail: Steps to record after the first success.
         opening: Plays the first steps, which are not recorded: the demonstration then shows how to
-            go on from where others get to.
+            go on from where others get to. If it solves the task, there is nothing to show, and
+            the episode is no success.
     """
     observation, _ = env.reset(seed=seed)
     rng = np.random.default_rng([seed, _DEMONSTRATOR_STREAM])
     if opening is not None:
         observation = opening(env, observation, seed)
+    solved = env.success
     demonstrator = demonstrators.make(env, rng)
     observations, actions, poses, rewards, successes, states = [], [], [], [], [], []
-    remaining, truncated = tail, False
+    remaining, truncated = (0 if solved else tail), False
     while remaining >= 0 and not truncated:
         action = demonstrator.act()
         observations.append(observation)
@@ -87,7 +89,7 @@ def record_episode(
     dones[-1] = 1
     return Episode(
         seed=seed,
-        success=successes[-1],
+        success=successes[-1] and not solved,
         observations={key: np.stack([o[key] for o in observations]) for key in observation},
         actions=np.stack(actions),
         actions_abs=np.stack(poses),

@@ -24,6 +24,8 @@ _HANDLE = 0.035
 """Distance from hand to handle within which the handle is in the hand."""
 _GRIPPED = 0.045
 """Opening of the fingers below which they have the handle."""
+_CLOSING = 0.072
+"""Opening below which the fingers are on their way."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class SquareDemonstrator:
         if self._holding and not (self._near() and self._opening > 0.004):
             self._holding = False
             self._choose(False)
+        if self._holding and still and _GRIPPED <= self._opening < _CLOSING:
+            self._holding = False  # the fingers are across a corner: again
         if not self._holding and self._arrived():
             self._holding = True
         if not self._holding:
