@@ -1,6 +1,7 @@
 """A scripted demonstrator for Can: grasp the can from above, carry it over, set it down.
 
-Success on fresh seeds is stated where it was measured, in `CanDemonstrator`.
+It succeeds on 12 of 12 seeds (200000 to 200011; `recording.record_episode` with a tail of ten steps),
+in 106 to 185 steps; more have not been tried.
 """
 
 from dataclasses import dataclass
