@@ -1,6 +1,6 @@
 """A scripted demonstrator for Can: grasp the can from above, carry it over, set it down.
 
-It succeeds on 12 of 12 seeds (200000 to 200011; `recording.record_episode` with a tail of ten steps),
+It succeeds on 12 of 12 seeds (200000 to 200011, `recording.record_episode` with a tail of ten),
 in 106 to 185 steps; more have not been tried.
 """
 
