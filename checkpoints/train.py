@@ -163,7 +163,7 @@ class Trainer:
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         # Where the data and the run lie and how often it reports do not change what is learned.
-        free = {"dataset", "output", "device", "threads", "save_every"}
+        free = {"dataset", "output", "device", "threads", "save_every", "half"}
         now: dict[str, Any] = OmegaConf.to_container(self.config)  # type: ignore[assignment]
         changed = {
             key
@@ -192,7 +192,9 @@ class Trainer:
             "versions": {"asd_policy": asd_policy.__version__, "torch": torch.__version__},
         }
         save_checkpoint(
-            Checkpoint(self.spec, self.ema, self.data.normalizers, provenance), directory
+            Checkpoint(self.spec, self.ema, self.data.normalizers, provenance),
+            directory,
+            stored=torch.float16 if self.config.half else torch.float32,
         )
 
 

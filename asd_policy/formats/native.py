@@ -4,7 +4,8 @@ Beside them may lie ``gain.safetensors`` (see ``gain``) and ``draft``, a checkpo
 policy with a smaller network.
 
 The configuration is plain JSON and the weights are safetensors, so that nothing in a checkpoint
-can run. Reading is strict: an unknown or missing field or tensor, or a shape that disagrees, is an
+can run. The network may be stored in half precision; it is read as float32, in which it runs.
+Reading is strict: an unknown or missing field or tensor, or a shape that disagrees, is an
 error that names it.
 """
 
@@ -35,6 +36,8 @@ GAIN_FILE = "gain.safetensors"
 DRAFT_FOLDER = "draft"
 FORMAT = "asd_policy"
 VERSION = 2
+STORED = (torch.float32, torch.float16, torch.bfloat16)
+"""Types in which a network's tensors may lie in the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +71,26 @@ class Checkpoint:
                 )
 
 
-def save_checkpoint(checkpoint: Checkpoint, directory: str | Path) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint, directory: str | Path, *, stored: torch.dtype = torch.float32
+) -> None:
     """Write a checkpoint folder in one move: it is either the old one, or the new one, whole.
 
     Other files in the folder (a card, say) are kept; a gain is not, since it belongs to the old
     weights.
 
+    Args:
+        checkpoint: What to write.
+        directory: Where to.
+        stored: Type of the network's tensors in the file: `torch.float32`, or
+            `torch.float16` or `torch.bfloat16`, which round the weights and halve the file.
+
     Raises:
-        CheckpointError: If the path is there and is not a folder.
+        CheckpointError: If the path is there and is not a folder, the type is another, or a weight
+            is beyond its range.
     """
+    if stored not in STORED:
+        raise CheckpointError(f"stored: expected one of {STORED}, got {stored}")
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise CheckpointError(f"{directory}: expected a folder or nothing, found a file")
@@ -87,7 +101,10 @@ def save_checkpoint(checkpoint: Checkpoint, directory: str | Path) -> None:
         "policy": checkpoint.spec.to_dict(),
         "provenance": dict(checkpoint.provenance),
     }
-    tensors = {f"network.{k}": v for k, v in checkpoint.network.state_dict().items()}
+    tensors = {f"network.{k}": v.to(stored) for k, v in checkpoint.network.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"tensor {name} holds NaN or infinity as {tensor.dtype}")
     for key, normalizer in checkpoint.normalizers.items():
         tensors[f"normalizer.{key}.scale"] = normalizer.scale
         tensors[f"normalizer.{key}.offset"] = normalizer.offset
@@ -144,7 +161,9 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
         expected[f"normalizer.{key}.scale"] = expected[f"normalizer.{key}.offset"] = (size,)
     _check_tensors(path, tensors, expected)
     network.load_state_dict(
-        {name.removeprefix("network."): tensors[name] for name in weights}, strict=True, assign=True
+        {name.removeprefix("network."): tensors[name].float() for name in weights},
+        strict=True,
+        assign=True,
     )
     normalizers = {}
     for key in spec.normalizer_sizes:
@@ -235,7 +254,11 @@ def _check_tensors(
             raise CheckpointError(
                 f"{path}: tensor {name}: expected shape {shape}, got {tuple(tensor.shape)}"
             )
-        if tensor.dtype != torch.float32:
-            raise CheckpointError(f"{path}: tensor {name}: expected float32, got {tensor.dtype}")
+        allowed = STORED if name.startswith("network.") else (torch.float32,)
+        if tensor.dtype not in allowed:
+            raise CheckpointError(
+                f"{path}: tensor {name}: expected {' or '.join(map(str, allowed))}, got "
+                f"{tensor.dtype}"
+            )
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity")

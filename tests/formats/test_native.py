@@ -28,6 +28,32 @@ def test_reads_back_what_was_written(tiny_checkpoint, tiny_folder):
     assert sorted(p.name for p in tiny_folder.parent.iterdir()) == ["tiny"]
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_the_weights_and_halves_the_file(
+    tiny_checkpoint, tiny_folder, tmp_path, stored
+):
+    save_checkpoint(tiny_checkpoint, tmp_path / "half", stored=stored)
+    loaded = load_checkpoint(tmp_path / "half")
+    expected = tiny_checkpoint.network.state_dict()
+    for name, weight in loaded.network.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, expected[name].to(stored).float())
+    for key, normalizer in loaded.normalizers.items():
+        assert torch.equal(normalizer.scale, tiny_checkpoint.normalizers[key].scale)
+    halved, whole = ((p / WEIGHTS).stat().st_size for p in (tmp_path / "half", tiny_folder))
+    assert halved < 0.8 * whole  # the header and the normalisers stay
+
+
+def test_a_weight_beyond_half_precision_is_not_stored_as_infinity(tiny_checkpoint, tmp_path):
+    with torch.no_grad():
+        next(tiny_checkpoint.network.parameters()).fill_(1e6)
+    with pytest.raises(CheckpointError, match=r"holds NaN or infinity as torch\.float16"):
+        save_checkpoint(tiny_checkpoint, tmp_path / "half", stored=torch.float16)
+    with pytest.raises(CheckpointError, match="expected one of"):
+        save_checkpoint(tiny_checkpoint, tmp_path / "half", stored=torch.float64)
+    assert not (tmp_path / "half").exists()
+
+
 def test_the_fingerprint_is_of_the_content(tiny_checkpoint, tiny_folder, tmp_path):
     save_checkpoint(tiny_checkpoint, tmp_path / "copy")
     assert fingerprint(tiny_folder) == fingerprint(tmp_path / "copy")
@@ -204,8 +230,8 @@ SPOILED = {
         r"expected shape \(3,\), got \(5,\)",
     ),
     "another type": (
-        edit_tensors(lambda t: t.update({FIRST: torch.zeros(3).half()})),
-        "expected float32",
+        edit_tensors(lambda t: t.update({FIRST: torch.zeros(3).double()})),
+        "expected torch.float32",
     ),
     "NaN weights": (
         edit_tensors(lambda t: t.update({FIRST: torch.full((3,), math.nan)})),
