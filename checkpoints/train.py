@@ -222,6 +222,7 @@ def policy_spec(config: DictConfig) -> PolicySpec:
         obs_horizon=policy.obs_horizon,
         pred_horizon=policy.pred_horizon,
         action_horizon=policy.action_horizon,
+        first_action=policy.obs_horizon - 1,
         network=OmegaConf.to_container(policy.network),  # type: ignore[arg-type]
         chain=OmegaConf.to_container(policy.chain),  # type: ignore[arg-type]
         parametrization=Parametrization(

@@ -33,6 +33,7 @@ def tiny_checkpoint() -> Checkpoint:
         obs_horizon=2,
         pred_horizon=16,
         action_horizon=8,
+        first_action=1,
         network={
             "name": "chi_unet",
             "diffusion_step_embed_dim": 16,

@@ -25,6 +25,7 @@ def save_tiny_policy(task: str, folder: Path, scale: float, offset: float) -> Pa
         obs_horizon=2,
         pred_horizon=16,
         action_horizon=8,
+        first_action=1,
         network={
             "name": "chi_unet",
             "diffusion_step_embed_dim": 8,

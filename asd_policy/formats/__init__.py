@@ -17,10 +17,12 @@ from asd_policy.formats.native import (
     load_checkpoint,
     save_checkpoint,
 )
+from asd_policy.formats.reading import read_checkpoint
 from asd_policy.policies import Planner, Policy
 from asd_policy.policies.planner import Precision
 from asd_policy.runtime.graphs import GraphRunner
 from asd_policy.sampling import Sampler
+from asd_policy.sampling.chain import Posterior
 
 __all__ = [
     "Checkpoint",
@@ -28,6 +30,7 @@ __all__ = [
     "load_checkpoint",
     "load_gain",
     "load_policy",
+    "read_checkpoint",
     "save_checkpoint",
     "save_gain",
 ]
@@ -40,17 +43,21 @@ def load_policy(
     gain: bool = True,
     precision: Precision = "default",
     graphs: bool = True,
+    posterior: Posterior = "ratio",
 ) -> Policy:
-    """Load a policy that is ready to act.
+    """Load a policy that is ready to act; nothing in its files is run.
 
     Args:
-        path: A checkpoint folder with ``config.json`` and ``model.safetensors``; a gain and a draft
-            network are taken from it where it has them.
+        path: A checkpoint: this library's folder (a gain and a draft network are taken from it
+            where it has them), LeRobot's folder, a ``.ckpt`` of Diffusion Policy, or a ``.pth`` of
+            robomimic.
         sampler: A sampler or its name: ``asd`` (ours), ``asd-paper:24``, ``ddpm``, …
         device: A torch device, or ``auto``: CUDA where there is one, else the CPU.
         gain: Whether to read the checkpoint's gain, if it has one.
         precision: How the network computes: ``default`` as PyTorch is set, or ``bfloat16``.
         graphs: Whether to run samplers as CUDA graphs, on a CUDA device.
+        posterior: How an imported policy's DDPM rounds: ``ratio`` as today's diffusers, ``table``
+            as the one that diffusion_policy and robomimic pin (actions differ by some 1e-5).
 
     Raises:
         CheckpointError: If the checkpoint is missing, incomplete or damaged.
@@ -58,7 +65,7 @@ def load_policy(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(path, posterior)
     draft = Path(path) / DRAFT_FOLDER
     where = torch.device(device)
     planner = Planner(

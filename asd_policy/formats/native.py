@@ -34,8 +34,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 GAIN_FILE = "gain.safetensors"
 DRAFT_FOLDER = "draft"
+_NORMALIZER = (torch.float32, torch.float64)
 FORMAT = "asd_policy"
-VERSION = 2
+VERSION = 3
 STORED = (torch.float32, torch.float16, torch.bfloat16)
 """Types in which a network's tensors may lie in the file."""
 
@@ -221,7 +222,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or set(config) != fields:
         found = sorted(config) if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{path}: expected the fields {sorted(fields)}, got {found}")
-    if config["format"] != FORMAT or config["version"] not in (1, VERSION):
+    if config["format"] != FORMAT or config["version"] not in range(1, VERSION + 1):
         raise CheckpointError(
             f"{path}: expected format {FORMAT!r} version {VERSION}, got {config['format']!r} "
             f"version {config['version']!r}"
@@ -230,6 +231,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: 'policy' and 'provenance' must be objects")
     if config["version"] == 1:
         _from_version_1(config["policy"])
+    if config["version"] <= 2:
+        _from_version_2(config["policy"])
     return config
 
 
@@ -240,6 +243,12 @@ def _from_version_1(policy: dict[str, Any]) -> None:
     for entry in policy["observations"] if isinstance(policy.get("observations"), list) else []:
         if isinstance(entry, dict):
             entry["quaternions"] = []
+
+
+def _from_version_2(policy: dict[str, Any]) -> None:
+    """Say what went without saying: the first action executed was that of the newest frame."""
+    horizon = policy.get("obs_horizon")
+    policy["first_action"] = horizon - 1 if isinstance(horizon, int) else horizon
 
 
 def _check_tensors(
@@ -254,7 +263,7 @@ def _check_tensors(
             raise CheckpointError(
                 f"{path}: tensor {name}: expected shape {shape}, got {tuple(tensor.shape)}"
             )
-        allowed = STORED if name.startswith("network.") else (torch.float32,)
+        allowed = STORED if name.startswith("network.") else _NORMALIZER
         if tensor.dtype not in allowed:
             raise CheckpointError(
                 f"{path}: tensor {name}: expected {' or '.join(map(str, allowed))}, got "

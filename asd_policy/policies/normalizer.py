@@ -12,9 +12,12 @@ from torch import Tensor
 class Normalizer:
     """A per-dimension affine map between raw values and the network's.
 
+    It is computed in the tables' own precision: imported statistics are kept in float64, in which
+    a dimension that hardly varied (a large scale, a large offset) keeps its digits.
+
     Attributes:
-        scale: ``(D,)`` float32, never zero.
-        offset: ``(D,)`` float32.
+        scale: ``(D,)`` float32 or float64, never zero.
+        offset: ``(D,)``, of the same type.
     """
 
     scale: Tensor
@@ -26,6 +29,11 @@ class Normalizer:
             raise ValueError(
                 f"a normaliser's scale and offset must share one shape (D,); got "
                 f"{tuple(self.scale.shape)} and {tuple(self.offset.shape)}"
+            )
+        if self.scale.dtype != self.offset.dtype or not self.scale.is_floating_point():
+            raise ValueError(
+                f"a normaliser's scale and offset must be of one floating-point type; got "
+                f"{self.scale.dtype} and {self.offset.dtype}"
             )
         if not bool((torch.isfinite(self.scale) & torch.isfinite(self.offset)).all()):
             raise ValueError("a normaliser's scale and offset must be finite")
@@ -51,9 +59,10 @@ class Normalizer:
         return Normalizer(self.scale.to(device), self.offset.to(device))
 
     def normalize(self, raw: Tensor) -> Tensor:
-        """Map raw values ``(..., D)`` to the network's."""
-        return raw * self.scale + self.offset
+        """Map raw values ``(..., D)`` to the network's, of the same type."""
+        return (raw.to(self.scale.dtype) * self.scale + self.offset).to(raw.dtype)
 
     def unnormalize(self, normalized: Tensor) -> Tensor:
-        """Map the network's values ``(..., D)`` back to raw ones."""
-        return (normalized - self.offset) / self.scale
+        """Map the network's values ``(..., D)`` back to raw ones, of the same type."""
+        raw = (normalized.to(self.scale.dtype) - self.offset) / self.scale
+        return raw.to(normalized.dtype)

@@ -199,7 +199,7 @@ class Policy:
         ]
         planned = self.planner.plan(history, noise, self.sampler, previous)
         result = planned.result
-        first = spec.obs_horizon - 1
+        first = spec.first_action
         executed = planned.actions[:, first : first + spec.action_horizon]
         for row, episode in enumerate(episodes):
             episode.queue, episode.chunk = list(executed[row]), result.x[row]

@@ -17,7 +17,7 @@ from asd_policy.sampling.denoiser import Parametrization
 
 # Far above any policy in use: a hostile config must not make the loader allocate without end.
 _MAX_SIZE = 1 << 16
-_ACTION_MODES = ("position", "delta", "absolute")
+_ACTION_MODES = ("position", "delta", "absolute", "unknown")
 _CHAINS: Mapping[str, Callable[..., GaussianChain]] = {
     "ddpm": GaussianChain.ddpm,
     "edm_ancestral": GaussianChain.edm_grid,
@@ -68,13 +68,15 @@ class PolicySpec:
         task: Name of the task that the policy was trained for.
         observations: Observation entries in the network's order.
         action_dim: Dimensions of one action, as the environment takes it.
-        action_mode: What an action means to the environment: ``position``, ``delta`` or
-            ``absolute``.
+        action_mode: What an action means to the environment: ``position``, ``delta``, ``absolute``,
+            or ``unknown`` where an imported file does not say.
         action_rotation: None, or ``rotation_6d`` where the network plans poses whose rotations are
             six numbers, which become the rotation vectors of absolute actions.
         obs_horizon: To, frames of observation that the network sees.
         pred_horizon: Tp, actions that the network predicts, the first for the oldest frame.
-        action_horizon: Ta, actions executed from a chunk, from index To - 1 on.
+        action_horizon: Ta, actions executed from a chunk.
+        first_action: Index in a chunk of the first action executed: To - 1, the present, but for
+            policies that were trained otherwise.
         network: Name and options of the network.
         chain: Name and options of the reverse process.
         parametrization: What the network predicts and how x̂0 is clipped.
@@ -88,6 +90,7 @@ class PolicySpec:
     obs_horizon: int
     pred_horizon: int
     action_horizon: int
+    first_action: int
     network: Mapping[str, Any]
     chain: Mapping[str, Any] = field(default_factory=lambda: {"name": "ddpm", "num_steps": 100})
     parametrization: Parametrization = field(default_factory=Parametrization)
@@ -117,10 +120,12 @@ class PolicySpec:
         for entry in self.observations:
             for size in entry.shape:
                 _check_size(f"observations: {entry.key}: shape", size)
-        last = self.obs_horizon - 1 + self.action_horizon
+        if type(self.first_action) is not int or self.first_action < 0:
+            raise CheckpointError(f"first_action: expected an index, got {self.first_action!r}")
+        last = self.first_action + self.action_horizon
         if last > self.pred_horizon:
             raise CheckpointError(
-                f"obs_horizon - 1 + action_horizon = {last} actions are needed of a chunk that "
+                f"first_action + action_horizon = {last} actions are needed of a chunk that "
                 f"has pred_horizon = {self.pred_horizon}"
             )
         if self.network.get("name") not in NETWORKS:

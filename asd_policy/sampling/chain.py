@@ -24,6 +24,7 @@ from asd_policy.errors import SamplerError
 BetaSchedule = Literal["squaredcos_cap_v2", "linear"]
 VarianceType = Literal["fixed_small", "fixed_large"]
 NoiseGrid = Literal["exponential", "karras"]
+Posterior = Literal["ratio", "table"]
 
 
 def betas(schedule: BetaSchedule, num_train_steps: int) -> Tensor:
@@ -94,6 +95,7 @@ class GaussianChain:
         schedule: BetaSchedule = "squaredcos_cap_v2",
         variance: VarianceType = "fixed_small",
         num_train_steps: int | None = None,
+        posterior: Posterior = "ratio",
     ) -> GaussianChain:
         """DDPM's ancestral sampling (Ho et al. 2020, eqs. 6-7), respaced if shorter than training.
 
@@ -103,9 +105,13 @@ class GaussianChain:
             variance: ``fixed_small`` is the posterior's β̃, ``fixed_large`` is β.
             num_train_steps: T of training; K when None. Respaced steps are "leading", as in
                 diffusers: every (T // K)-th from 0.
+            posterior: Where the posterior's α and β come from: ``ratio``, from ᾱ_t / ᾱ_{t-1}, as
+                in diffusers today; ``table``, from the schedule itself, as in diffusers 0.11, with
+                which Chi et al. evaluated. They are one formula, rounded differently: actions
+                differ by some 1e-5. ``table`` is for unshortened chains alone.
 
         Raises:
-            SamplerError: On an unknown schedule or variance, or K not in 1…T.
+            SamplerError: On an unknown schedule, variance or posterior, or K not in 1…T.
         """
         total = num_steps if num_train_steps is None else num_train_steps
         if not 1 <= num_steps <= total:
@@ -116,6 +122,11 @@ class GaussianChain:
             raise SamplerError(
                 f"unknown variance {variance!r}; expected one of {get_args(VarianceType)}"
             )
+        if posterior not in get_args(Posterior) or (posterior == "table" and num_steps != total):
+            raise SamplerError(
+                f"posterior: expected one of {get_args(Posterior)}, 'table' with all {total} steps "
+                f"of training; got {posterior!r} with {num_steps}"
+            )
         # All in float32, operation by operation as in diffusers: late in a chain β and 1 - ᾱ keep
         # few digits, and this is the chain that published policies are evaluated with.
         alphas_cumprod = torch.cumprod(1 - betas(schedule, total), dim=0)
@@ -123,8 +134,12 @@ class GaussianChain:
         timesteps = torch.arange(num_steps - 1, -1, -1) * stride
         current = alphas_cumprod[timesteps]
         previous = torch.cat([alphas_cumprod[timesteps[:-1] - stride], torch.ones(1)])
-        alpha = current / previous
-        beta = 1 - alpha
+        if posterior == "ratio":
+            alpha = current / previous
+            beta = 1 - alpha
+        else:
+            beta = betas(schedule, total)[timesteps]
+            alpha = 1 - beta
         s = beta.clone()
         if variance == "fixed_small":
             s = ((1 - previous) / (1 - current) * beta).clamp(min=1e-20)

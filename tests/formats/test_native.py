@@ -141,7 +141,7 @@ SPOILED = {
     "config not text": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
     "config a list": (lambda f: (f / CONFIG).write_text("[]"), "expected the fields"),
     "another format": (edit_config(lambda c: c.update(format="x")), "expected format"),
-    "a newer version": (edit_config(lambda c: c.update(version=3)), "version 3"),
+    "a newer version": (edit_config(lambda c: c.update(version=4)), "version 4"),
     "an unknown section": (edit_config(lambda c: c.update(x=1)), "expected the fields"),
     "a missing field": (
         edit_config(lambda c: c["policy"].pop("chain")),
@@ -157,6 +157,7 @@ SPOILED = {
         "shape: expected an integer",
     ),
     "too long a slice": (policy(action_horizon=16), "17 actions are needed"),
+    "a slice from before": (policy(first_action=-1), "first_action: expected an index"),
     "no observations": (policy(observations=[]), "at least one entry"),
     "keys twice": (
         policy(observations=[{"key": "a", "shape": [1], "quaternions": []}] * 2),

@@ -1,0 +1,241 @@
+"""Checkpoints of Diffusion Policy (Chi et al.): ``epoch=0250-test_mean_score=1.000.ckpt``.
+
+Weights are the moving average where ``cfg.training.use_ema`` says so. Sizes come from the tensors:
+the configuration's interpolations that would need ``eval`` are never evaluated. Policies with
+low-dimensional observations as a global condition, U-Net or transformer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from asd_policy.errors import CheckpointError
+from asd_policy.formats.native import Checkpoint
+from asd_policy.formats.schedulers import chain_and_parametrization
+from asd_policy.formats.weights import Tensors, affine, filled, part, shape, unet_options, values
+from asd_policy.policies.normalizer import Normalizer
+from asd_policy.policies.rotation import ARM_6D, ARM_VECTOR
+from asd_policy.policies.spec import ObservationKey, PolicySpec
+from asd_policy.sampling.chain import Posterior
+
+# Entries that robosuite gives for each arm; the rest of a frame is ``object``'s.
+_KNOWN_SIZES = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}
+_DEEPEST = 16
+
+
+class Config:
+    """A configuration whose interpolations are followed where they only name another value.
+
+    Args:
+        tree: The configuration as plain data.
+        where: The file, for messages.
+    """
+
+    def __init__(self, tree: Mapping[str, Any], where: str) -> None:
+        self.tree, self.where = tree, where
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The value at a dotted path, or the default where there is none.
+
+        Raises:
+            CheckpointError: If it is an interpolation that would have to be computed.
+        """
+        value = self._at(path)
+        for _ in range(_DEEPEST):
+            reference = isinstance(value, str) and re.fullmatch(r"\$\{([\w.]+)\}", value)
+            if not reference:
+                break
+            value = self._at(reference[1])
+        if isinstance(value, str) and "${" in value:
+            raise CheckpointError(
+                f"{self.where}: cfg.{path} is {value!r}, which is not evaluated here"
+            )
+        return default if value is None else value
+
+    def integer(self, path: str) -> int:
+        """A positive integer that must be there.
+
+        Raises:
+            CheckpointError: If it is not.
+        """
+        value = self.get(path)
+        if type(value) is not int or value < 1:
+            raise CheckpointError(f"{self.where}: cfg.{path}: expected an integer, got {value!r}")
+        return value
+
+    def _at(self, path: str) -> Any:
+        value: Any = self.tree
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+
+def recognises(content: Any) -> bool:
+    """Whether a file's content is such a checkpoint."""
+    return isinstance(content, Mapping) and {"cfg", "state_dicts"} <= set(content)
+
+
+def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio") -> Checkpoint:
+    """The checkpoint of a file's content.
+
+    Args:
+        content: What ``TorchFile`` gives.
+        where: The file, for messages.
+        posterior: As in ``GaussianChain.ddpm``; the published evaluations ran with ``table``.
+
+    Raises:
+        CheckpointError: If the policy is one that is not supported, or its parts do not fit.
+    """
+    if not isinstance(content["cfg"], Mapping) or not isinstance(content["state_dicts"], Mapping):
+        raise CheckpointError(f"{where}: cfg and state_dicts: expected dictionaries")
+    config = Config(content["cfg"], where)
+    ema = bool(config.get("training.use_ema", False))
+    name = "ema_model" if ema else "model"
+    tensors = content["state_dicts"].get(name)
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError(f"{where}: state_dicts has no {name}")
+    target = str(config.get("policy._target_", "")).rsplit(".", 1)[-1]
+    if target == "DiffusionUnetLowdimPolicy":
+        network, first = _unet(config, tensors)
+    elif target == "DiffusionTransformerLowdimPolicy":
+        network, first = _transformer(config, tensors)
+    else:
+        raise CheckpointError(
+            f"{where}: a {target or 'policy without a name'}; supported are "
+            "DiffusionUnetLowdimPolicy and DiffusionTransformerLowdimPolicy"
+        )
+    frames = config.integer("n_obs_steps")
+    chunk = config.integer("horizon")
+    action_horizon = config.integer("n_action_steps") + int(config.get("n_latency_steps", 0))
+    if config.get("policy.pred_action_steps_only", False):
+        first, chunk = 0, action_horizon
+    planned = shape(tensors, "normalizer.params_dict.action.scale", where)[0]
+    seen = _observed(tensors, network, frames, where)
+    observations = _observations(config, seen)
+    options = config.get("policy.noise_scheduler", {})
+    if not isinstance(options, Mapping):
+        raise CheckpointError(f"{where}: cfg.policy.noise_scheduler: expected a dictionary")
+    steps = None
+    if "DDIM" not in str(options.get("_target_", "")):
+        steps = config.get("policy.num_inference_steps")
+    chain, parametrization = chain_and_parametrization(options, steps, posterior, where)
+    absolute = bool(config.get("task.abs_action", False)) and planned % ARM_6D == 0
+    spec = PolicySpec(
+        task=str(config.get("task.task_name") or config.get("task_name", "unknown")),
+        observations=observations,
+        action_dim=planned // ARM_6D * ARM_VECTOR if absolute else planned,
+        action_mode="absolute" if absolute else _action_mode(config),
+        action_rotation="rotation_6d" if absolute else None,
+        obs_horizon=frames,
+        pred_horizon=chunk,
+        action_horizon=action_horizon,
+        first_action=frames - 1 if first is None else first,
+        network=network,
+        chain=chain,
+        parametrization=parametrization,
+    )
+    notes = {"format": "diffusion_policy", "policy": target, "weights": name}
+    return Checkpoint(
+        spec,
+        filled(spec, _network_tensors(tensors), where),
+        _normalizers(tensors, spec, where),
+        notes,
+    )
+
+
+def _unet(config: Config, tensors: Tensors) -> tuple[dict[str, Any], int | None]:
+    """The network's options, and the index of the first action unless it is the usual one."""
+    if not config.get("policy.obs_as_global_cond", False):
+        raise CheckpointError(
+            f"{config.where}: observations that are inpainted or a local condition; only global "
+            "conditions are run"
+        )
+    groups = config.get("policy.model.n_groups", 8)
+    network = unet_options(part(tensors, "model."), groups, config.where)
+    late = not config.get("policy.oa_step_convention", False)
+    return network, config.integer("n_obs_steps") if late else None
+
+
+def _transformer(config: Config, tensors: Tensors) -> tuple[dict[str, Any], int | None]:
+    where = config.where
+    expected = {"causal_attn": True, "time_as_cond": True, "obs_as_cond": True, "n_cond_layers": 0}
+    defaults = {"causal_attn": False, "time_as_cond": True, "obs_as_cond": False}
+    for name, value in expected.items():
+        found = config.get(f"policy.model.{name}", defaults.get(name, 0))
+        if found != value:
+            raise CheckpointError(
+                f"{where}: a transformer with {name} {found}; only {value} is run"
+            )
+    layers = [
+        int(m[1]) for n in tensors if (m := re.match(r"model\.decoder\.layers\.(\d{1,3})\.", n))
+    ]
+    return {
+        "name": "chi_transformer",
+        "n_layer": 1 + max(layers, default=-1),
+        "n_head": config.integer("policy.model.n_head"),
+        "n_emb": shape(tensors, "model.pos_emb", where)[-1],
+        "p_drop_emb": float(config.get("policy.model.p_drop_emb", 0.0)),
+        "p_drop_attn": float(config.get("policy.model.p_drop_attn", 0.0)),
+    }, None
+
+
+def _network_tensors(tensors: Tensors) -> Tensors:
+    constant = ("_dummy_variable", "mask", "memory_mask")
+    return {n: t for n, t in part(tensors, "model.").items() if n not in constant}
+
+
+def _observed(tensors: Tensors, network: Mapping[str, Any], frames: int, where: str) -> int:
+    """How many values of a frame the network sees."""
+    if network["name"] == "chi_transformer":
+        return shape(tensors, "model.cond_obs_emb.weight", where)[1]
+    film = shape(tensors, "model.down_modules.0.0.cond_encoder.1.weight", where)[1]
+    seen = film - network["diffusion_step_embed_dim"]
+    if seen <= 0 or seen % frames:
+        raise CheckpointError(f"{where}: {seen} values of condition for {frames} frames")
+    return seen // frames
+
+
+def _observations(config: Config, seen: int) -> tuple[ObservationKey, ...]:
+    """The entries of a frame: named keys with the sizes robosuite gives them, or all as ``obs``."""
+    keys = config.get("task.obs_keys")
+    if not isinstance(keys, list):
+        return (ObservationKey("obs", (seen,)),)
+    sizes = {
+        key: next((n for end, n in _KNOWN_SIZES.items() if str(key).endswith(end)), None)
+        for key in keys
+    }
+    unknown = [key for key, size in sizes.items() if size is None]
+    rest = seen - sum(size for size in sizes.values() if size is not None)
+    if len(unknown) > 1 or (rest > 0) != bool(unknown) or rest < 0:
+        raise CheckpointError(
+            f"{config.where}: observations {keys} of {seen} values: the file does not say which "
+            f"have how many, and the sizes of {unknown or 'all'} are not known here"
+        )
+    return tuple(
+        ObservationKey(str(key), (rest if size is None else size,)) for key, size in sizes.items()
+    )
+
+
+def _action_mode(config: Config) -> str:
+    if "robomimic" in str(config.get("task.env_runner._target_", "")):
+        return "delta"
+    return "position" if "pusht" in str(config.get("task.name", "")) else "unknown"
+
+
+def _normalizers(tensors: Tensors, spec: PolicySpec, where: str) -> dict[str, Normalizer]:
+    def read_one(key: str, size: int) -> Normalizer:
+        prefix = f"normalizer.params_dict.{key}."
+        for field in ("scale", "offset"):
+            shape(tensors, prefix + field, where)
+        scale, offset = (values(tensors[prefix + field]) for field in ("scale", "offset"))
+        return affine(scale, offset, size, key, where)
+
+    whole = read_one("obs", spec.observation_dim)
+    normalizers, start = {"action": read_one("action", spec.planned_dim)}, 0
+    for entry in spec.observations:
+        stop = start + entry.size
+        normalizers[entry.key] = Normalizer(whole.scale[start:stop], whole.offset[start:stop])
+        start = stop
+    return normalizers

@@ -1,0 +1,205 @@
+"""Diffusion policies trained by robomimic (v0.2 to v0.5): ``model_epoch_600.pth``.
+
+Weights are the moving average where the file has one. Sizes come from the tensors, since robomimic
+itself ignores those in the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asd_policy.errors import CheckpointError
+from asd_policy.formats.native import Checkpoint
+from asd_policy.formats.schedulers import chain_and_parametrization
+from asd_policy.formats.weights import affine, filled, part, unet_options
+from asd_policy.policies.normalizer import Normalizer
+from asd_policy.policies.spec import ObservationKey, PolicySpec
+from asd_policy.sampling.chain import Posterior
+
+_TASKS = {
+    "Lift": "lift",
+    "PickPlaceCan": "can",
+    "NutAssemblySquare": "square",
+    "TwoArmTransport": "transport",
+    "ToolHang": "tool_hang",
+}
+_NETWORK = "policy.noise_pred_net."
+_N_GROUPS = 8  # what robomimic always builds
+
+
+def recognises(content: Any) -> bool:
+    """Whether a file's content is a robomimic checkpoint, of whatever algorithm."""
+    return isinstance(content, Mapping) and {"model", "config", "algo_name"} <= set(content)
+
+
+def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio") -> Checkpoint:
+    """The checkpoint of a file's content.
+
+    Args:
+        content: What ``TorchFile`` gives.
+        where: The file, for messages.
+        posterior: As in ``GaussianChain.ddpm``; robomimic's own evaluations ran with ``table``.
+
+    Raises:
+        CheckpointError: If the policy is one that is not supported, or its parts do not fit.
+    """
+    if content["algo_name"] != "diffusion_policy":
+        raise CheckpointError(
+            f"{where}: algo_name: expected 'diffusion_policy', got {content['algo_name']!r}"
+        )
+    config = _json(content["config"], where)
+    model = content["model"]
+    if not isinstance(model, Mapping) or not isinstance(model.get("nets"), Mapping):
+        raise CheckpointError(f"{where}: model: expected a dictionary with 'nets'")
+    ema = model.get("ema")
+    tensors = ema if isinstance(ema, Mapping) else model["nets"]
+    network = part(tensors, _NETWORK)
+    unknown = sorted(name for name in tensors if not str(name).startswith(_NETWORK))
+    if unknown:
+        raise CheckpointError(f"{where}: tensors outside of {_NETWORK}: {unknown[:4]}")
+    algo = _object(config, "algo", where)
+    horizon = _object(algo, "horizon", where)
+    kind = "ddpm" if _object(algo, "ddpm", where).get("enabled") else "ddim"
+    scheduler = _object(algo, kind, where)
+    steps = scheduler.get("num_inference_timesteps") if kind == "ddpm" else None
+    chain, parametrization = chain_and_parametrization(scheduler, steps, posterior, where)
+    actions = _Actions(content, config, where)
+    spec = PolicySpec(
+        task=_task(content),
+        observations=_observations(content, config, where),
+        action_dim=actions.dim,
+        action_mode=actions.mode,
+        action_rotation=actions.rotation,
+        obs_horizon=horizon.get("observation_horizon", 0),
+        pred_horizon=horizon.get("prediction_horizon", 0),
+        action_horizon=horizon.get("action_horizon", 0),
+        first_action=horizon.get("observation_horizon", 0) - 1,
+        network=unet_options(network, _N_GROUPS, where),
+        chain=chain,
+        parametrization=parametrization,
+    )
+    normalizers = {"action": actions.normalizer(spec.planned_dim)}
+    for entry in spec.observations:
+        normalizers[entry.key] = _observation_normalizer(content, entry, where)
+    notes = {"format": "robomimic", "weights": "ema" if tensors is ema else "nets"}
+    return Checkpoint(spec, filled(spec, network, where), normalizers, notes)
+
+
+class _Actions:
+    """The parts of an action vector and how each was normalised."""
+
+    def __init__(self, content: Mapping[str, Any], config: Mapping[str, Any], where: str) -> None:
+        train = _object(config, "train", where)
+        # Before v0.4 there was one key, and actions were used as they are.
+        self.keys = train.get("action_keys") or ["actions"]
+        self.where = where
+        if not isinstance(self.keys, list):
+            raise CheckpointError(f"{where}: train.action_keys: expected a list, got {self.keys!r}")
+        options = train.get("action_config") or {}
+        self.statistics = content.get("action_normalization_stats")
+        shapes = content.get("shape_metadata")
+        self.planned = shapes.get("ac_dim") if isinstance(shapes, Mapping) else None
+        if type(self.planned) is not int:
+            raise CheckpointError(f"{where}: shape_metadata.ac_dim: got {self.planned!r}")
+        converted = [
+            key
+            for key in self.keys
+            if (options.get(key) or {}).get("format") == "rot_6d" or str(key).endswith("rot_6d")
+        ]
+        six = len(converted) == 1 and self.keys.index(converted[0]) == 1 and self.planned == 10
+        if converted and not six:
+            raise CheckpointError(
+                f"{where}: actions {self.keys} of {self.planned} numbers: rotations of six numbers "
+                "are run for one arm, as position, rotation, gripper"
+            )
+        absolute = any("abs" in str(key).rsplit("/", 1)[-1] for key in self.keys)
+        self.rotation = "rotation_6d" if six else None
+        self.dim = 7 if six else self.planned
+        self.mode = "absolute" if absolute else "delta"
+
+    def normalizer(self, size: int) -> Normalizer:
+        """What maps raw actions to the network's: robomimic stores the inverse."""
+        if self.statistics is None:
+            return Normalizer(torch.ones(size).double(), torch.zeros(size).double())
+        scales, offsets = [], []
+        for key in self.keys:
+            entry = self.statistics.get(key) if isinstance(self.statistics, Mapping) else None
+            if not isinstance(entry, Mapping) or not {"scale", "offset"} <= set(entry):
+                raise CheckpointError(
+                    f"{self.where}: action_normalization_stats has no scale and offset of {key!r}"
+                )
+            scales.append(_vector(entry["scale"], f"{key}.scale", self.where))
+            offsets.append(_vector(entry["offset"], f"{key}.offset", self.where))
+        scale, offset = torch.cat(scales), torch.cat(offsets)
+        if bool((scale == 0).any()) or len(offset) != len(scale):
+            raise CheckpointError(f"{self.where}: action_normalization_stats: a scale of zero")
+        return affine(1 / scale, -offset / scale, size, "action", self.where)
+
+
+def _observations(
+    content: Mapping[str, Any], config: Mapping[str, Any], where: str
+) -> tuple[ObservationKey, ...]:
+    """The entries of a frame; robomimic concatenates them in alphabetical order."""
+    modalities = _object(
+        _object(_object(config, "observation", where), "modalities", where), "obs", where
+    )
+    images = [key for name in ("rgb", "image", "depth", "scan") for key in modalities.get(name, ())]
+    if images:
+        raise CheckpointError(f"{where}: observations {images}: images are not supported")
+    shapes = _object(_object(content, "shape_metadata", where), "all_shapes", where)
+    keys = modalities.get("low_dim")
+    if not isinstance(keys, list) or not set(keys) <= set(shapes):
+        raise CheckpointError(f"{where}: observations {keys!r}: shapes known of {sorted(shapes)}")
+    return tuple(ObservationKey(key, tuple(shapes[key])) for key in sorted(keys))
+
+
+def _observation_normalizer(
+    content: Mapping[str, Any], entry: ObservationKey, where: str
+) -> Normalizer:
+    statistics = content.get("obs_normalization_stats")
+    ones, zeros = torch.ones(entry.size).double(), torch.zeros(entry.size).double()
+    if statistics is None:
+        return Normalizer(ones, zeros)
+    found = statistics.get(entry.key) if isinstance(statistics, Mapping) else None
+    # Up to v0.3 mean and std, from v0.4 offset and scale: (x - offset) / scale.
+    for offset_name, scale_name in (("offset", "scale"), ("mean", "std")):
+        if isinstance(found, Mapping) and {offset_name, scale_name} <= set(found):
+            offset = _vector(found[offset_name], f"{entry.key}.{offset_name}", where)
+            scale = _vector(found[scale_name], f"{entry.key}.{scale_name}", where)
+            return affine(1 / scale, -offset / scale, entry.size, entry.key, where)
+    raise CheckpointError(f"{where}: obs_normalization_stats says nothing of {entry.key!r}")
+
+
+def _task(content: Mapping[str, Any]) -> str:
+    metadata = content.get("env_metadata")
+    name = metadata.get("env_name") if isinstance(metadata, Mapping) else None
+    return _TASKS.get(str(name), str(name or "unknown"))
+
+
+def _json(text: Any, where: str) -> Mapping[str, Any]:
+    try:
+        config = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: config: expected JSON: {error}") from error
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"{where}: config: expected a JSON object")
+    return config
+
+
+def _object(parent: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    value = parent.get(name)
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{where}: {name}: expected a dictionary, got {type(value).__name__}")
+    return value
+
+
+def _vector(numbers: Any, name: str, where: str) -> Tensor:
+    try:
+        return torch.tensor(numbers, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{where}: {name}: expected numbers: {error}") from error

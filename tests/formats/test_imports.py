@@ -1,0 +1,135 @@
+"""Other projects' checkpoints: what their own code gave is what comes out here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden import (
+    NETWORK,
+    SAMPLE,
+    fixture,
+    golden,
+    injected,
+    largest,
+    plan,
+    policy_with,
+    pose_difference,
+)
+
+import asd_policy
+from asd_policy.formats import read_checkpoint
+
+ROBOMIMIC_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+
+
+def network_difference(checkpoint, arrays, name):
+    inputs = arrays["net_sample"], arrays["net_timestep"], arrays["net_cond"].flatten(1)
+    return largest(checkpoint.network(*inputs), arrays[name])
+
+
+@pytest.mark.parametrize(("diffusers", "posterior"), [("0111", "table"), ("0421", "ratio")])
+@pytest.mark.parametrize("name", ["chi_unet_lowdim_square", "chi_transformer_lowdim_square"])
+@torch.inference_mode()
+def test_diffusion_policy_low_dim(name, diffusers, posterior):
+    checkpoint = read_checkpoint(fixture(f"{name}/{name}.ckpt"), posterior)
+    arrays = golden(f"{name}/golden_diffusers{diffusers}.npz")
+    assert network_difference(checkpoint, arrays, "net_out_ema") < NETWORK
+    assert network_difference(checkpoint, arrays, "net_out_raw") > 0.01  # the trap
+    planned = plan(checkpoint, arrays["obs"], injected(arrays["init_noise"], arrays["step_noise"]))
+    assert largest(planned.result.x, arrays["sample_final"]) < SAMPLE
+    spec = checkpoint.spec
+    assert (spec.task, spec.action_mode, spec.action_dim) == ("square", "absolute", 7)
+    assert [entry.key for entry in spec.observations] == list(ROBOMIMIC_KEYS)
+    stop = spec.first_action + spec.action_horizon
+    assert (spec.first_action, stop) == (arrays["slice_start"], arrays["slice_end"])
+    executed = planned.actions[:, spec.first_action : stop]
+    assert pose_difference(executed, arrays["env_action"]) < SAMPLE
+
+
+@torch.inference_mode()
+def test_the_two_ways_to_round_the_posterior_are_told_apart():
+    name = "chi_transformer_lowdim_square"
+    arrays = golden(f"{name}/golden_diffusers0111.npz")
+    noise = injected(arrays["init_noise"], arrays["step_noise"])
+    planned = plan(read_checkpoint(fixture(f"{name}/{name}.ckpt")), arrays["obs"], noise)
+    assert SAMPLE < largest(planned.result.x, arrays["sample_final"]) < 1e-3
+
+
+@torch.inference_mode()
+def test_robomimic_acts_as_its_rollout_policy(monkeypatch):
+    name = "robomimic050_dp_absrot6d"
+    checkpoint = read_checkpoint(fixture(f"{name}/model_epoch_8.pth"), "table")
+    arrays = golden(f"{name}/golden_diffusers0111.npz")
+    assert network_difference(checkpoint, arrays, "net_out_ema") < NETWORK
+    assert network_difference(checkpoint, arrays, "net_out_raw") > 0.01
+    assert [entry.key for entry in checkpoint.spec.observations] == list(arrays["obs_key_order"])
+    policy = policy_with(checkpoint, monkeypatch, arrays["init_noise"], arrays["step_noise"])
+    for step, expected in enumerate(arrays["policy_action"]):
+        frame = {key: arrays[f"raw_obs.{key}"][step].numpy()[None] for key in ROBOMIMIC_KEYS}
+        assert pose_difference(policy.act(frame)[0], expected) < SAMPLE
+
+
+@torch.inference_mode()
+def test_lerobot_acts_as_its_select_action(monkeypatch):
+    name = "lerobot_033_state"
+    checkpoint = read_checkpoint(fixture(f"{name}/pretrained_model"))
+    arrays = golden(f"{name}/golden_diffusers0352.npz")
+    assert network_difference(checkpoint, arrays, "net_out") < NETWORK
+    policy = policy_with(checkpoint, monkeypatch, arrays["init_noise"], arrays["step_noise"])
+    keys = [entry.key for entry in checkpoint.spec.observations]
+    for step in range(arrays["select_action"].shape[1]):
+        actions = policy.act({key: arrays[f"raw_obs.{key}"][:, step].numpy() for key in keys})
+        assert largest(actions, arrays["select_action"][:, step]) < SAMPLE
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("chi_transformer_lowdim_square/chi_transformer_lowdim_square.ckpt", ROBOMIMIC_KEYS),
+        ("lerobot_033_state/pretrained_model", None),
+    ],
+)
+def test_an_imported_policy_runs_under_every_exact_sampler(path, keys):
+    policy = asd_policy.load_policy(fixture(path), sampler="asd", device="cpu")
+    frame = {e.key: torch.zeros(e.shape).numpy() for e in policy.spec.observations}
+    for sampler in ("asd", "asd-paper:24"):
+        quick = policy.with_sampler(sampler)
+        quick.reset(seed=1)
+        assert quick.act(frame).shape == (7,)
+        assert quick.last_plan.calls[0] < 100
+
+
+def test_a_converted_checkpoint_acts_as_its_source(tmp_path, capsys):
+    from asd_policy.formats.convert import main
+
+    source = fixture("lerobot_033_state/pretrained_model")
+    assert main([str(source), str(tmp_path / "native")]) == 0
+    assert "eval.calibrate" in capsys.readouterr().out
+    policies = [
+        asd_policy.load_policy(path, sampler="ddpm", device="cpu")
+        for path in (source, tmp_path / "native")
+    ]
+    frame = {e.key: torch.ones(e.shape).numpy() for e in policies[0].spec.observations}
+    actions = []
+    for policy in policies:
+        policy.reset(seed=3)
+        actions.append(policy.act(frame))
+    assert (actions[0] == actions[1]).all()
+    assert main([str(source), str(tmp_path / "native")]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_inspect_says_what_is_there(capsys):
+    from asd_policy.formats.inspect import main
+
+    path = fixture("chi_transformer_lowdim_square/chi_transformer_lowdim_square.ckpt")
+    assert main([str(path)]) == 0
+    said = capsys.readouterr().out
+    for fact in (
+        "diffusion_policy",
+        "square",
+        "chi_transformer",
+        "robot0_eef_quat (4,)",
+        "squaredcos",
+    ):
+        assert fact in said
