@@ -16,6 +16,7 @@ from asd_policy.errors import (
 )
 from asd_policy.formats import load_policy
 from asd_policy.policies import Plan, Policy
+from asd_policy.runtime.accelerate import accelerate
 
 __version__ = "0.2.0"
 
@@ -28,5 +29,6 @@ __all__ = [
     "PlanningError",
     "Policy",
     "SamplerError",
+    "accelerate",
     "load_policy",
 ]

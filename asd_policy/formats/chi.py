@@ -2,7 +2,8 @@
 
 Weights are the moving average where ``cfg.training.use_ema`` says so. Sizes come from the tensors:
 the configuration's interpolations that would need ``eval`` are never evaluated. Policies with
-low-dimensional observations as a global condition, U-Net or transformer.
+observations as a global condition: low-dimensional (U-Net or transformer), images by robomimic's
+encoders ("hybrid") or by the project's own.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from asd_policy.errors import CheckpointError
+from asd_policy.formats.encoder_weights import encoder_options, robomimic_encoder, same_options
 from asd_policy.formats.native import Checkpoint
-from asd_policy.formats.schedulers import chain_and_parametrization
 from asd_policy.formats.weights import Tensors, affine, filled, part, shape, unet_options, values
 from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.rotation import ARM_6D, ARM_VECTOR
+from asd_policy.policies.schedulers import chain_and_parametrization
 from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling.chain import Posterior
 
@@ -97,23 +99,36 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
     if not isinstance(tensors, Mapping):
         raise CheckpointError(f"{where}: state_dicts has no {name}")
     target = str(config.get("policy._target_", "")).rsplit(".", 1)[-1]
-    if target == "DiffusionUnetLowdimPolicy":
-        network, first = _unet(config, tensors)
-    elif target == "DiffusionTransformerLowdimPolicy":
-        network, first = _transformer(config, tensors)
-    else:
+    if target not in _POLICIES:
         raise CheckpointError(
-            f"{where}: a {target or 'policy without a name'}; supported are "
-            "DiffusionUnetLowdimPolicy and DiffusionTransformerLowdimPolicy"
+            f"{where}: a {target or 'policy without a name'}; supported are {sorted(_POLICIES)}"
         )
     frames = config.integer("n_obs_steps")
     chunk = config.integer("horizon")
     action_horizon = config.integer("n_action_steps") + int(config.get("n_latency_steps", 0))
+    first = frames - 1
+    if target == "DiffusionTransformerLowdimPolicy":
+        network = _transformer(config, tensors)
+    else:
+        if not config.get("policy.obs_as_global_cond", False):
+            raise CheckpointError(
+                f"{where}: observations that are inpainted or a local condition; only global "
+                "conditions are run"
+            )
+        groups = config.get("policy.model.n_groups", config.get("policy.n_groups", 8))
+        network = unet_options(part(tensors, "model."), groups, where)
+    if target == "DiffusionUnetLowdimPolicy" and not config.get("policy.oa_step_convention", False):
+        first = frames
     if config.get("policy.pred_action_steps_only", False):
         first, chunk = 0, action_horizon
-    planned = shape(tensors, "normalizer.params_dict.action.scale", where)[0]
-    seen = _observed(tensors, network, frames, where)
-    observations = _observations(config, seen)
+    weights: dict[str, Any] = dict(_network_tensors(tensors))
+    encoder = None
+    if target in _IMAGES:
+        observations = _shape_meta(config)
+        encoder, encoders = _IMAGES[target](config, tensors, observations)
+        weights = {f"network.{name}": tensor for name, tensor in weights.items()} | encoders
+    else:
+        observations = list(_observations(config, _observed(tensors, network, frames, where)))
     options = config.get("policy.noise_scheduler", {})
     if not isinstance(options, Mapping):
         raise CheckpointError(f"{where}: cfg.policy.noise_scheduler: expected a dictionary")
@@ -121,44 +136,29 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
     if "DDIM" not in str(options.get("_target_", "")):
         steps = config.get("policy.num_inference_steps")
     chain, parametrization = chain_and_parametrization(options, steps, posterior, where)
+    planned = shape(tensors, "normalizer.params_dict.action.scale", where)[0]
     absolute = bool(config.get("task.abs_action", False)) and planned % ARM_6D == 0
     spec = PolicySpec(
         task=str(config.get("task.task_name") or config.get("task_name", "unknown")),
-        observations=observations,
+        observations=tuple(observations),
         action_dim=planned // ARM_6D * ARM_VECTOR if absolute else planned,
         action_mode="absolute" if absolute else _action_mode(config),
         action_rotation="rotation_6d" if absolute else None,
         obs_horizon=frames,
         pred_horizon=chunk,
         action_horizon=action_horizon,
-        first_action=frames - 1 if first is None else first,
+        first_action=first,
         network=network,
+        encoder=encoder,
         chain=chain,
         parametrization=parametrization,
     )
     notes = {"format": "diffusion_policy", "policy": target, "weights": name}
-    return Checkpoint(
-        spec,
-        filled(spec, _network_tensors(tensors), where),
-        _normalizers(tensors, spec, where),
-        notes,
-    )
+    normalizers = _normalizers(tensors, spec, where)
+    return Checkpoint(spec, filled(spec, weights, where), normalizers, notes)
 
 
-def _unet(config: Config, tensors: Tensors) -> tuple[dict[str, Any], int | None]:
-    """The network's options, and the index of the first action unless it is the usual one."""
-    if not config.get("policy.obs_as_global_cond", False):
-        raise CheckpointError(
-            f"{config.where}: observations that are inpainted or a local condition; only global "
-            "conditions are run"
-        )
-    groups = config.get("policy.model.n_groups", 8)
-    network = unet_options(part(tensors, "model."), groups, config.where)
-    late = not config.get("policy.oa_step_convention", False)
-    return network, config.integer("n_obs_steps") if late else None
-
-
-def _transformer(config: Config, tensors: Tensors) -> tuple[dict[str, Any], int | None]:
+def _transformer(config: Config, tensors: Tensors) -> dict[str, Any]:
     where = config.where
     expected = {"causal_attn": True, "time_as_cond": True, "obs_as_cond": True, "n_cond_layers": 0}
     defaults = {"causal_attn": False, "time_as_cond": True, "obs_as_cond": False}
@@ -178,7 +178,7 @@ def _transformer(config: Config, tensors: Tensors) -> tuple[dict[str, Any], int 
         "n_emb": shape(tensors, "model.pos_emb", where)[-1],
         "p_drop_emb": float(config.get("policy.model.p_drop_emb", 0.0)),
         "p_drop_attn": float(config.get("policy.model.p_drop_attn", 0.0)),
-    }, None
+    }
 
 
 def _network_tensors(tensors: Tensors) -> Tensors:
@@ -224,6 +224,79 @@ def _action_mode(config: Config) -> str:
     return "position" if "pusht" in str(config.get("task.name", "")) else "unknown"
 
 
+def _shape_meta(config: Config) -> list[ObservationKey]:
+    """The entries of a frame with images, in the order of ``shape_meta``."""
+    entries = config.get("shape_meta.obs", config.get("task.shape_meta.obs"))
+    if not isinstance(entries, Mapping):
+        raise CheckpointError(f"{config.where}: cfg.shape_meta.obs: expected a dictionary")
+    found = []
+    for key, entry in entries.items():
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("shape"), list):
+            raise CheckpointError(f"{config.where}: cfg.shape_meta.obs.{key}: expected a shape")
+        found.append(ObservationKey(key, tuple(entry["shape"]), image=entry.get("type") == "rgb"))
+    return found
+
+
+def _robomimic_encoders(
+    config: Config, tensors: Tensors, observations: list[ObservationKey]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and tensors of a hybrid policy's encoders, one for each camera."""
+    where = config.where
+    if not config.get("policy.obs_encoder_group_norm", False):
+        raise CheckpointError(f"{where}: obs_encoder_group_norm is off; only GroupNorm is run")
+    crop = config.get("policy.crop_shape")
+    if crop is not None and not config.get("policy.eval_fixed_crop", False):
+        raise CheckpointError(
+            f"{where}: eval_fixed_crop is off: its crops are random in evaluation"
+        )
+    kinds: list[dict[str, Any]] = []
+    weights: dict[str, Any] = {}
+    cameras = [entry.key for entry in observations if entry.image]
+    for number, camera in enumerate(cameras):
+        own = part(tensors, f"obs_encoder.obs_nets.{camera}.")
+        options, ours = robomimic_encoder(own, where)
+        options["temperature"] = float(values(own["pool.temperature"]).item())
+        kinds.append(options | {"crop": crop})
+        weights |= {f"encoders.{number}.{name}": tensor for name, tensor in ours.items()}
+    return {"shared": False, **same_options(kinds, where)}, weights
+
+
+def _own_encoders(
+    config: Config, tensors: Tensors, observations: list[ObservationKey]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of the project's ``MultiImageObsEncoder``, which sorts images before the rest."""
+    where = config.where
+    observations.sort(key=lambda entry: (not entry.image, entry.key))
+    prefix = "policy.obs_encoder."
+    shared = bool(config.get(prefix + "share_rgb_model", False))
+    resize, crop = config.get(prefix + "resize_shape"), config.get(prefix + "crop_shape")
+    if isinstance(resize, Mapping) or isinstance(crop, Mapping):
+        raise CheckpointError(f"{where}: resize_shape and crop_shape of each camera's own")
+    cameras = ["rgb"] if shared else [entry.key for entry in observations if entry.image]
+    kinds: list[dict[str, Any]] = []
+    weights: dict[str, Any] = {}
+    for number, camera in enumerate(cameras):
+        own = part(tensors, f"obs_encoder.key_model_map.{camera}.")
+        ours = {f"backbone.{name}": tensor for name, tensor in own.items()}
+        kinds.append(encoder_options(ours, where))
+        weights |= {f"encoders.{number}.{name}": tensor for name, tensor in ours.items()}
+    return {
+        "shared": shared,
+        **same_options(kinds, where),
+        "resize": resize,
+        "crop": crop,
+        "random_crop": bool(config.get(prefix + "random_crop", True)),
+        "imagenet_norm": bool(config.get(prefix + "imagenet_norm", False)),
+    }, weights
+
+
+_IMAGES = {
+    "DiffusionUnetHybridImagePolicy": _robomimic_encoders,
+    "DiffusionUnetImagePolicy": _own_encoders,
+}
+_POLICIES = {"DiffusionUnetLowdimPolicy", "DiffusionTransformerLowdimPolicy", *_IMAGES}
+
+
 def _normalizers(tensors: Tensors, spec: PolicySpec, where: str) -> dict[str, Normalizer]:
     def read_one(key: str, size: int) -> Normalizer:
         prefix = f"normalizer.params_dict.{key}."
@@ -232,8 +305,11 @@ def _normalizers(tensors: Tensors, spec: PolicySpec, where: str) -> dict[str, No
         scale, offset = (values(tensors[prefix + field]) for field in ("scale", "offset"))
         return affine(scale, offset, size, key, where)
 
-    whole = read_one("obs", spec.observation_dim)
-    normalizers, start = {"action": read_one("action", spec.planned_dim)}, 0
+    normalizers = {"action": read_one("action", spec.planned_dim)}
+    if spec.encoder is not None:
+        return normalizers | {e.key: read_one(e.key, e.scales) for e in spec.observations}
+    # Low-dimensional policies see one vector.
+    whole, start = read_one("obs", spec.observation_dim), 0
     for entry in spec.observations:
         stop = start + entry.size
         normalizers[entry.key] = Normalizer(whole.scale[start:stop], whole.offset[start:stop])

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from asd_policy.errors import CheckpointError
+from asd_policy.formats.encoder_weights import encoder_options, numbered_backbone, same_options
 from asd_policy.formats.native import Checkpoint
-from asd_policy.formats.schedulers import chain_and_parametrization
 from asd_policy.formats.weights import Tensors, affine, filled, part, unet_options
 from asd_policy.policies.normalizer import Normalizer
+from asd_policy.policies.schedulers import chain_and_parametrization
 from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling.chain import Posterior
 
@@ -39,9 +40,10 @@ _DEFAULTS: Mapping[str, Any] = {
     "clip_sample": True,
     "clip_sample_range": 1.0,
     "num_inference_steps": None,
+    "crop_shape": (84, 84),
     "normalization_mapping": {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ACTION": "MIN_MAX"},
 }
-"""Of every release up to 0.5; 0.6 changed horizons, and writes every field."""
+"""Of the releases up to 0.4.3; newer ones have other crops and horizons, and write every field."""
 _SCHEDULER = (
     "num_train_timesteps",
     "beta_schedule",
@@ -83,6 +85,10 @@ def read(folder: Path, posterior: Posterior = "ratio") -> Checkpoint:
     if len(actions) != 1:
         raise CheckpointError(f"{where}: output_features: expected the action alone")
     unet = _chi_names(part(tensors, "diffusion.unet."))
+    encoder, weights = None, dict(unet)
+    if any(entry.image for entry in observations):
+        encoder, encoders = _encoders(config, tensors, where)
+        weights = {f"network.{name}": tensor for name, tensor in unet.items()} | encoders
     options = {name: config[name] for name in _SCHEDULER}
     steps = config["num_inference_steps"] if config["noise_scheduler_type"] == "DDPM" else None
     chain, parametrization = chain_and_parametrization(options, steps, posterior, where)
@@ -98,20 +104,54 @@ def read(folder: Path, posterior: Posterior = "ratio") -> Checkpoint:
         action_horizon=config["n_action_steps"],
         first_action=frames - 1 if isinstance(frames, int) else frames,
         network=unet_options(unet, config["n_groups"], where),
+        encoder=encoder,
         chain=chain,
         parametrization=parametrization,
     )
     statistics = _Statistics(folder, tensors)
     mapping = config["normalization_mapping"]
     normalizers = {
-        entry.key: statistics.normalizer(entry.key, entry.size, mapping.get(modes[entry.key]))
+        entry.key: statistics.normalizer(entry.key, entry.scales, mapping.get(modes[entry.key]))
         for entry in observations
     }
     normalizers["action"] = statistics.normalizer(
         actions[0].key, spec.action_dim, mapping.get("ACTION"), output=True
     )
     notes = {"format": "lerobot", "statistics": "weights" if statistics.old else "processors"}
-    return Checkpoint(spec, filled(spec, unet, where), normalizers, notes)
+    return Checkpoint(spec, filled(spec, weights, where), normalizers, notes)
+
+
+def _encoders(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and tensors of the image encoders, in the order of the cameras."""
+    own = part(tensors, "diffusion.rgb_encoder.")
+    numbers = sorted({int(m[1]) for name in own if (m := re.match(r"(\d{1,3})\.", name))})
+    prefixes = [f"{number}." for number in numbers] or [""]
+    kinds: list[dict[str, Any]] = []
+    weights: dict[str, Any] = {}
+    for number, prefix in enumerate(prefixes):
+        found = part(own, prefix)
+        ours = {
+            f"backbone.{name}": tensor
+            for name, tensor in numbered_backbone(part(found, "backbone.")).items()
+        }
+        ours |= {n: t for n, t in found.items() if n.startswith(("pool.nets.", "out."))}
+        kinds.append(encoder_options(ours, where))
+        weights |= {f"encoders.{number}.{name}": tensor for name, tensor in ours.items()}
+    resize, crop = config.get("resize_shape"), config.get("crop_shape")
+    if resize is not None:
+        # LeRobot then takes the crop from the ratio, whatever crop_shape says.
+        ratio = config.get("crop_ratio", 1.0)
+        crop = [int(side * ratio) for side in resize] if ratio < 1 else None
+    return {
+        "shared": not numbers,
+        **same_options(kinds, where),
+        "resize": resize,
+        "antialias": resize is not None,
+        "crop": crop,
+        "random_crop": bool(config.get("crop_is_random", True)),
+    }, weights
 
 
 class _Statistics:
@@ -189,10 +229,8 @@ def _features(
         if not isinstance(feature, Mapping) or not isinstance(feature.get("shape"), list):
             raise CheckpointError(f"{where}: {name}: {key}: expected a type and a shape")
         kinds[key] = str(feature.get("type"))
-        entries.append(ObservationKey(key, tuple(feature["shape"])))
-    images = [key for key, kind in kinds.items() if kind == "VISUAL"]
-    if images:
-        raise CheckpointError(f"{where}: observations {images}: images are not supported")
+        size = tuple(feature["shape"])
+        entries.append(ObservationKey(key, size, image=kinds[key] == "VISUAL"))
     order = {"STATE": 0, "VISUAL": 1, "ENV": 2, "ACTION": 3}
     if not set(kinds.values()) <= set(order):
         raise CheckpointError(f"{where}: {name}: kinds {sorted(set(kinds.values()))}")

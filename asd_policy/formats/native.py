@@ -161,8 +161,9 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     for key, size in spec.normalizer_sizes.items():
         expected[f"normalizer.{key}.scale"] = expected[f"normalizer.{key}.offset"] = (size,)
     _check_tensors(path, tensors, expected)
+    # Memory of their own: where tensors begin in a file would decide how kernels round.
     network.load_state_dict(
-        {name.removeprefix("network."): tensors[name].float() for name in weights},
+        {n.removeprefix("network."): tensors[n].to(torch.float32, copy=True) for n in weights},
         strict=True,
         assign=True,
     )
@@ -246,7 +247,11 @@ def _from_version_1(policy: dict[str, Any]) -> None:
 
 
 def _from_version_2(policy: dict[str, Any]) -> None:
-    """Say what went without saying: the first action executed was that of the newest frame."""
+    """Say what went without saying: no images, and the newest frame's action is the first."""
+    policy["encoder"] = None
+    for entry in policy["observations"] if isinstance(policy.get("observations"), list) else []:
+        if isinstance(entry, dict):
+            entry["image"] = False
     horizon = policy.get("obs_horizon")
     policy["first_action"] = horizon - 1 if isinstance(horizon, int) else horizon
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from asd_policy.errors import CheckpointError
+from asd_policy.formats.encoder_weights import crop_options, robomimic_encoder, same_options
 from asd_policy.formats.native import Checkpoint
-from asd_policy.formats.schedulers import chain_and_parametrization
-from asd_policy.formats.weights import affine, filled, part, unet_options
+from asd_policy.formats.weights import affine, filled, part, unet_options, values
 from asd_policy.policies.normalizer import Normalizer
+from asd_policy.policies.schedulers import chain_and_parametrization
 from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling.chain import Posterior
 
@@ -29,6 +30,7 @@ _TASKS = {
     "ToolHang": "tool_hang",
 }
 _NETWORK = "policy.noise_pred_net."
+_ENCODERS = "policy.obs_encoder.nets.obs.obs_nets."
 _N_GROUPS = 8  # what robomimic always builds
 
 
@@ -59,9 +61,14 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
     ema = model.get("ema")
     tensors = ema if isinstance(ema, Mapping) else model["nets"]
     network = part(tensors, _NETWORK)
-    unknown = sorted(name for name in tensors if not str(name).startswith(_NETWORK))
+    unknown = sorted(n for n in tensors if not str(n).startswith((_NETWORK, _ENCODERS)))
     if unknown:
         raise CheckpointError(f"{where}: tensors outside of {_NETWORK}: {unknown[:4]}")
+    observations = _observations(content, config, where)
+    encoder, weights = None, dict(network)
+    if any(entry.image for entry in observations):
+        encoder, encoders = _encoders(config, tensors, observations, where)
+        weights = {f"network.{name}": tensor for name, tensor in network.items()} | encoders
     algo = _object(config, "algo", where)
     horizon = _object(algo, "horizon", where)
     kind = "ddpm" if _object(algo, "ddpm", where).get("enabled") else "ddim"
@@ -71,7 +78,7 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
     actions = _Actions(content, config, where)
     spec = PolicySpec(
         task=_task(content),
-        observations=_observations(content, config, where),
+        observations=observations,
         action_dim=actions.dim,
         action_mode=actions.mode,
         action_rotation=actions.rotation,
@@ -80,6 +87,7 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
         action_horizon=horizon.get("action_horizon", 0),
         first_action=horizon.get("observation_horizon", 0) - 1,
         network=unet_options(network, _N_GROUPS, where),
+        encoder=encoder,
         chain=chain,
         parametrization=parametrization,
     )
@@ -87,7 +95,7 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
     for entry in spec.observations:
         normalizers[entry.key] = _observation_normalizer(content, entry, where)
     notes = {"format": "robomimic", "weights": "ema" if tensors is ema else "nets"}
-    return Checkpoint(spec, filled(spec, network, where), normalizers, notes)
+    return Checkpoint(spec, filled(spec, weights, where), normalizers, notes)
 
 
 class _Actions:
@@ -148,22 +156,52 @@ def _observations(
     modalities = _object(
         _object(_object(config, "observation", where), "modalities", where), "obs", where
     )
-    images = [key for name in ("rgb", "image", "depth", "scan") for key in modalities.get(name, ())]
-    if images:
-        raise CheckpointError(f"{where}: observations {images}: images are not supported")
+    other = [key for name in ("depth", "scan") for key in modalities.get(name, ())]
+    if other:
+        raise CheckpointError(f"{where}: observations {other}: depth and scans are not supported")
+    # Images were called so before v0.3.
+    images = [key for name in ("rgb", "image") for key in modalities.get(name, ())]
     shapes = _object(_object(content, "shape_metadata", where), "all_shapes", where)
-    keys = modalities.get("low_dim")
-    if not isinstance(keys, list) or not set(keys) <= set(shapes):
+    keys = [*modalities.get("low_dim", ()), *images]
+    if not set(keys) <= set(shapes):
         raise CheckpointError(f"{where}: observations {keys!r}: shapes known of {sorted(shapes)}")
-    return tuple(ObservationKey(key, tuple(shapes[key])) for key in sorted(keys))
+    return tuple(
+        ObservationKey(key, tuple(shapes[key]), image=key in images) for key in sorted(keys)
+    )
+
+
+def _encoders(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    observations: tuple[ObservationKey, ...],
+    where: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and tensors of the image encoders, one for each camera."""
+    encoder = _object(_object(config, "observation", where), "encoder", where)
+    rgb = _object(encoder, "rgb" if "rgb" in encoder else "image", where)
+    crop = crop_options(rgb, where)["crop"]
+    kinds: list[dict[str, Any]] = []
+    weights: dict[str, Any] = {}
+    for number, entry in enumerate(entry for entry in observations if entry.image):
+        own = part(tensors, f"{_ENCODERS}{entry.key}.")
+        options, ours = robomimic_encoder(own, where)
+        options |= {"crop": crop, "temperature": float(values(own["pool.temperature"]).item())}
+        if crop is not None:
+            # robomimic rounds half a pixel down.
+            options["crop_corner"] = [
+                (side - cut) // 2 for side, cut in zip(entry.shape[1:], crop, strict=True)
+            ]
+        kinds.append(options)
+        weights |= {f"encoders.{number}.{name}": tensor for name, tensor in ours.items()}
+    return {"shared": False, **same_options(kinds, where)}, weights
 
 
 def _observation_normalizer(
     content: Mapping[str, Any], entry: ObservationKey, where: str
 ) -> Normalizer:
     statistics = content.get("obs_normalization_stats")
-    ones, zeros = torch.ones(entry.size).double(), torch.zeros(entry.size).double()
-    if statistics is None:
+    ones, zeros = torch.ones(entry.scales).double(), torch.zeros(entry.scales).double()
+    if statistics is None or (entry.image and entry.key not in statistics):
         return Normalizer(ones, zeros)
     found = statistics.get(entry.key) if isinstance(statistics, Mapping) else None
     # Up to v0.3 mean and std, from v0.4 offset and scale: (x - offset) / scale.
@@ -171,7 +209,7 @@ def _observation_normalizer(
         if isinstance(found, Mapping) and {offset_name, scale_name} <= set(found):
             offset = _vector(found[offset_name], f"{entry.key}.{offset_name}", where)
             scale = _vector(found[scale_name], f"{entry.key}.{scale_name}", where)
-            return affine(1 / scale, -offset / scale, entry.size, entry.key, where)
+            return affine(1 / scale, -offset / scale, entry.scales, entry.key, where)
     raise CheckpointError(f"{where}: obs_normalization_stats says nothing of {entry.key!r}")
 
 

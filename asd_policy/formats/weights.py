@@ -104,7 +104,8 @@ def fill(module: nn.Module, tensors: Tensors, where: str) -> None:
             raise CheckpointError(
                 f"{where}: tensor {name}: expected shape {size}, got {shape(tensors, name, where)}"
             )
-        weights[name] = values(tensors[name]).float()
+        # Memory of their own: where tensors begin in a file would decide how kernels round.
+        weights[name] = values(tensors[name]).to(torch.float32, copy=True)
         if not bool(torch.isfinite(weights[name]).all()):
             raise CheckpointError(f"{where}: tensor {name} holds NaN or infinity")
     module.load_state_dict(weights, strict=True, assign=True)

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from asd_policy.networks.image_conditioned import Entry, ImageConditioned
+from asd_policy.networks.image_encoder import ImageEncoder
 from asd_policy.networks.score_gpt import ScoreGPT
 from asd_policy.networks.sizes import Sizes
 from asd_policy.networks.transformer import DiffusionTransformer
@@ -15,6 +17,9 @@ __all__ = [
     "ConditionalUnet1D",
     "DenoisingNetwork",
     "DiffusionTransformer",
+    "Entry",
+    "ImageConditioned",
+    "ImageEncoder",
     "ScoreGPT",
     "Sizes",
     "build_network",

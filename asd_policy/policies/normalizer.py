@@ -54,6 +54,17 @@ class Normalizer:
         offset = -scale * (high + low) / 2
         return cls(scale.float(), offset.float())
 
+    def repeated(self, size: int) -> Normalizer:
+        """The same map for ``size`` values, each of its own for a run of them: pixels of a channel.
+
+        Raises:
+            ValueError: If the size is no multiple of its own.
+        """
+        times, rest = divmod(size, len(self.scale))
+        if rest:
+            raise ValueError(f"{size} values are not {len(self.scale)} runs of equal length")
+        return Normalizer(self.scale.repeat_interleave(times), self.offset.repeat_interleave(times))
+
     def to(self, device: torch.device) -> Normalizer:
         """The same map with its tensors on a device."""
         return Normalizer(self.scale.to(device), self.offset.to(device))

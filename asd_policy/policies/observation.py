@@ -24,7 +24,8 @@ def read_observation(
 
     Args:
         spec: The policy's specification.
-        observation: For each key ``shape`` values, or ``(batch, *shape)``.
+        observation: For each key ``shape`` values, or ``(batch, *shape)``. An image ``(C, H, W)``
+            is floats in [0, 1], or bytes, which may also come as a camera gives them ``(H, W, C)``.
         batch: Number of episodes, or None for one without a batch axis.
 
     Returns:
@@ -47,7 +48,7 @@ def read_observation(
     parts = []
     for entry in spec.observations:
         shape = entry.shape if batch is None else (batch, *entry.shape)
-        value = _as_array(entry.key, observation[entry.key])
+        value = _as_array(entry, observation[entry.key])
         if value.shape != shape:
             raise ObservationError(
                 f"{entry.key}: expected shape {shape}, got {value.shape}{_hint(batch)}"
@@ -81,7 +82,8 @@ def features(entries: Sequence[ObservationKey], raw: Tensor) -> Tensor:
     return torch.cat([*parts, raw[..., start:]], dim=-1) if parts else raw
 
 
-def _as_array(key: str, value: Any) -> NDArray[np.float32]:
+def _as_array(entry: ObservationKey, value: Any) -> NDArray[np.float32]:
+    key = entry.key
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -90,8 +92,26 @@ def _as_array(key: str, value: Any) -> NDArray[np.float32]:
         raise ObservationError(
             f"{key}: expected real numbers (float or integer), got dtype {array.dtype}"
         )
+    if entry.image:
+        return _as_image(entry, array)
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
+
+
+def _as_image(entry: ObservationKey, array: NDArray[Any]) -> NDArray[np.float32]:
+    """Channels first and in [0, 1]."""
+    channels, height, width = entry.shape
+    if array.dtype == np.uint8:
+        if array.shape[-3:] == (height, width, channels):
+            array = np.moveaxis(array, -1, -3)
+        return array.astype(np.float32) / 255
+    if array.dtype.kind != "f" or array.size == 0 or not 0 <= array.min() <= array.max() <= 1:
+        raise ObservationError(
+            f"{entry.key}: expected an image as bytes (uint8), or as floats in [0, 1]; got "
+            f"{array.dtype}"
+            + (f" from {array.min():.4g} to {array.max():.4g}" if array.size else " of no values")
+        )
+    return array.astype(np.float32)
 
 
 def _keys(spec: PolicySpec) -> str:

@@ -105,7 +105,7 @@ class Planner:
             else Model(draft_network, self.chain, clean, device, precision)
         )
         self._run = runner or run_eagerly
-        entries = [normalizers[entry.key] for entry in spec.observations]
+        entries = [normalizers[e.key].repeated(e.features) for e in spec.observations]
         self._observation = Normalizer(
             torch.cat([n.scale for n in entries]), torch.cat([n.offset for n in entries])
         ).to(device)

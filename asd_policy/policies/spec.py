@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from asd_policy.errors import CheckpointError
-from asd_policy.networks import NETWORKS, Sizes, build_network
+from asd_policy.networks import NETWORKS, Entry, ImageConditioned, Sizes, build_network
 from asd_policy.policies.rotation import ARM_6D, ARM_VECTOR
 from asd_policy.sampling.chain import GaussianChain
 from asd_policy.sampling.denoiser import Parametrization
@@ -18,6 +18,8 @@ from asd_policy.sampling.denoiser import Parametrization
 # Far above any policy in use: a hostile config must not make the loader allocate without end.
 _MAX_SIZE = 1 << 16
 _ACTION_MODES = ("position", "delta", "absolute", "unknown")
+# Of an encoder that does not name its own.
+_FEATURE_DIM, _WIDTHS = 64, (64, 128, 256, 512)
 _CHAINS: Mapping[str, Callable[..., GaussianChain]] = {
     "ddpm": GaussianChain.ddpm,
     "edm_ancestral": GaussianChain.edm_grid,
@@ -33,14 +35,23 @@ class ObservationKey:
         shape: Its shape in one frame.
         quaternions: Where quaternions (x, y, z, w) begin in the flattened entry; the network sees
             each as six numbers (see ``rotation``), because q and -q are one rotation.
+        image: Whether it is an image, of shape ``(C, H, W)``, that the policy's encoder reads.
     """
 
     key: str
     shape: tuple[int, ...]
     quaternions: tuple[int, ...] = ()
+    image: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse quaternions that overlap or lie outside."""
+        """Refuse quaternions that overlap or lie outside, and images without three axes."""
+        if type(self.image) is not bool or (
+            self.image and (len(self.shape) != 3 or self.quaternions)
+        ):
+            raise CheckpointError(
+                f"observations: {self.key}: image: expected true or false, and a shape (C, H, W) "
+                f"without quaternions if true; got {self.image!r} with shape {self.shape}"
+            )
         ends = (0, *(start + 4 for start in self.quaternions))
         starts = (*self.quaternions, self.size)
         if any(start < end for start, end in zip(starts, ends, strict=True)):
@@ -56,8 +67,13 @@ class ObservationKey:
 
     @property
     def features(self) -> int:
-        """Number of values that the network sees of them."""
+        """Number of values in the network's condition: quaternions as six numbers each."""
         return self.size + 2 * len(self.quaternions)
+
+    @property
+    def scales(self) -> int:
+        """Number of values of its normaliser: one for each channel of an image."""
+        return self.shape[0] if self.image else self.features
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,8 @@ class PolicySpec:
         first_action: Index in a chunk of the first action executed: To - 1, the present, but for
             policies that were trained otherwise.
         network: Name and options of the network.
+        encoder: Options of the images' ``ImageEncoder``, and ``shared``, whether there is one for
+            all of them; None without images.
         chain: Name and options of the reverse process.
         parametrization: What the network predicts and how x̂0 is clipped.
     """
@@ -92,6 +110,7 @@ class PolicySpec:
     action_horizon: int
     first_action: int
     network: Mapping[str, Any]
+    encoder: Mapping[str, Any] | None = None
     chain: Mapping[str, Any] = field(default_factory=lambda: {"name": "ddpm", "num_steps": 100})
     parametrization: Parametrization = field(default_factory=Parametrization)
 
@@ -122,6 +141,11 @@ class PolicySpec:
                 _check_size(f"observations: {entry.key}: shape", size)
         if type(self.first_action) is not int or self.first_action < 0:
             raise CheckpointError(f"first_action: expected an index, got {self.first_action!r}")
+        if any(entry.image for entry in self.observations) != (self.encoder is not None):
+            raise CheckpointError(
+                "encoder: expected options if and only if an observation is an image; got "
+                f"{self.encoder!r}"
+            )
         last = self.first_action + self.action_horizon
         if last > self.pred_horizon:
             raise CheckpointError(
@@ -156,14 +180,17 @@ class PolicySpec:
     @property
     def normalizer_sizes(self) -> dict[str, int]:
         """Number of values of each normaliser, by its key."""
-        return {entry.key: entry.features for entry in self.observations} | {
+        return {entry.key: entry.scales for entry in self.observations} | {
             "action": self.planned_dim
         }
 
     @property
     def sizes(self) -> Sizes:
         """What the network must know of the policy."""
-        features = sum(entry.features for entry in self.observations)
+        encoder = self.encoder or {}
+        dim = encoder.get("feature_dim", _FEATURE_DIM)
+        encoded = encoder.get("widths", _WIDTHS)[-1] if dim is None else dim
+        features = sum(encoded if e.image else e.features for e in self.observations)
         return Sizes(self.planned_dim, self.pred_horizon, features, self.obs_horizon)
 
     def build_chain(self) -> GaussianChain:
@@ -177,8 +204,12 @@ class PolicySpec:
     def build_network(self) -> nn.Module:
         """The network that the checkpoint names, with fresh weights."""
         options = {key: value for key, value in self.network.items() if key != "name"}
+        entries = [Entry(e.shape if e.image else (e.features,)) for e in self.observations]
         try:
-            return build_network(self.network["name"], self.sizes, **options)
+            network = build_network(self.network["name"], self.sizes, **options)
+            if self.encoder is not None:
+                network = ImageConditioned(network, entries, self.obs_horizon, **self.encoder)
+            return network
         except (TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"network: {error}") from error
 
@@ -196,8 +227,8 @@ class PolicySpec:
         _check_fields("policy", data, {f.name for f in fields(cls)})
         if not isinstance(data["task"], str):
             raise CheckpointError(f"task: expected a string, got {data['task']!r}")
-        for name in ("network", "chain", "parametrization"):
-            if not isinstance(data[name], Mapping):
+        for name in ("network", "chain", "parametrization", "encoder"):
+            if not isinstance(data[name], Mapping) and (name, data[name]) != ("encoder", None):
                 raise CheckpointError(f"{name}: expected an object, got {data[name]!r}")
         if not isinstance(data["observations"], list):
             raise CheckpointError(f"observations: expected a list, got {data['observations']!r}")
@@ -216,7 +247,8 @@ class PolicySpec:
                     f"observations: {entry['key']}: quaternions: expected a list of integers, got "
                     f"{quaternions!r}"
                 )
-            entries.append(ObservationKey(entry["key"], tuple(entry["shape"]), tuple(quaternions)))
+            shape = tuple(entry["shape"])
+            entries.append(ObservationKey(entry["key"], shape, tuple(quaternions), entry["image"]))
         parametrization = data["parametrization"]
         _check_fields("parametrization", parametrization, {f.name for f in fields(Parametrization)})
         return cls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from golden import (
@@ -18,6 +19,8 @@ from golden import (
 
 import asd_policy
 from asd_policy.formats import read_checkpoint
+from asd_policy.policies.observation import read_observation
+from asd_policy.policies.rotation import pose_from_6d
 
 ROBOMIMIC_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
@@ -69,12 +72,14 @@ def test_robomimic_acts_as_its_rollout_policy(monkeypatch):
         assert pose_difference(policy.act(frame)[0], expected) < SAMPLE
 
 
+@pytest.mark.parametrize("name", ["lerobot_033_state", "lerobot_044_image"])
 @torch.inference_mode()
-def test_lerobot_acts_as_its_select_action(monkeypatch):
-    name = "lerobot_033_state"
+def test_lerobot_acts_as_its_select_action(monkeypatch, name):
     checkpoint = read_checkpoint(fixture(f"{name}/pretrained_model"))
     arrays = golden(f"{name}/golden_diffusers0352.npz")
-    assert network_difference(checkpoint, arrays, "net_out") < NETWORK
+    inner = getattr(checkpoint.network, "network", checkpoint.network)
+    inputs = arrays["net_sample"], arrays["net_timestep"], arrays["net_cond"].flatten(1)
+    assert largest(inner(*inputs), arrays["net_out"]) < NETWORK
     policy = policy_with(checkpoint, monkeypatch, arrays["init_noise"], arrays["step_noise"])
     keys = [entry.key for entry in checkpoint.spec.observations]
     for step in range(arrays["select_action"].shape[1]):
@@ -82,14 +87,40 @@ def test_lerobot_acts_as_its_select_action(monkeypatch):
         assert largest(actions, arrays["select_action"][:, step]) < SAMPLE
 
 
+@pytest.mark.parametrize(("diffusers", "posterior"), [("0111", "table"), ("0421", "ratio")])
+@torch.inference_mode()
+def test_diffusion_policy_with_images(diffusers, posterior):
+    name = "chi_unet_hybrid_image_square"
+    checkpoint = read_checkpoint(fixture(f"{name}/{name}.ckpt"), posterior)
+    arrays = golden(f"{name}/golden_diffusers{diffusers}.npz")
+    inner = checkpoint.network.network
+    inputs = arrays["net_sample"], arrays["net_timestep"], arrays["net_cond"]
+    assert largest(inner(*inputs), arrays["net_out_ema"]) < NETWORK
+    spec = checkpoint.spec
+    assert [entry.key for entry in spec.observations] == list(arrays["obs_key_order"])
+    frames = [  # bytes, as a camera gives them
+        read_observation(
+            spec,
+            {e.key: arrays[f"raw_obs.{e.key}"][:, t].numpy() for e in spec.observations},
+            batch=2,
+        )
+        for t in range(2)
+    ]
+    noise = injected(arrays["init_noise"], arrays["step_noise"])
+    planned = plan(checkpoint, torch.from_numpy(np.stack(frames, axis=1)), noise)
+    assert largest(planned.result.x, arrays["sample_final"]) < SAMPLE
+    assert pose_difference(planned.actions, pose_from_6d(arrays["action_pred"].double())) < SAMPLE
+
+
 @pytest.mark.parametrize(
-    ("path", "keys"),
+    "path",
     [
-        ("chi_transformer_lowdim_square/chi_transformer_lowdim_square.ckpt", ROBOMIMIC_KEYS),
-        ("lerobot_033_state/pretrained_model", None),
+        "chi_transformer_lowdim_square/chi_transformer_lowdim_square.ckpt",
+        "lerobot_033_state/pretrained_model",
+        "lerobot_044_image/pretrained_model",
     ],
 )
-def test_an_imported_policy_runs_under_every_exact_sampler(path, keys):
+def test_an_imported_policy_runs_under_every_exact_sampler(path):
     policy = asd_policy.load_policy(fixture(path), sampler="asd", device="cpu")
     frame = {e.key: torch.zeros(e.shape).numpy() for e in policy.spec.observations}
     for sampler in ("asd", "asd-paper:24"):
@@ -102,14 +133,14 @@ def test_an_imported_policy_runs_under_every_exact_sampler(path, keys):
 def test_a_converted_checkpoint_acts_as_its_source(tmp_path, capsys):
     from asd_policy.formats.convert import main
 
-    source = fixture("lerobot_033_state/pretrained_model")
+    source = fixture("lerobot_044_image/pretrained_model")
     assert main([str(source), str(tmp_path / "native")]) == 0
     assert "eval.calibrate" in capsys.readouterr().out
     policies = [
         asd_policy.load_policy(path, sampler="ddpm", device="cpu")
         for path in (source, tmp_path / "native")
     ]
-    frame = {e.key: torch.ones(e.shape).numpy() for e in policies[0].spec.observations}
+    frame = {e.key: torch.full(e.shape, 0.5).numpy() for e in policies[0].spec.observations}
     actions = []
     for policy in policies:
         policy.reset(seed=3)

@@ -153,19 +153,19 @@ SPOILED = {
     "a negative size": (policy(obs_horizon=-1), "obs_horizon: expected an integer"),
     "an absurd size": (policy(action_dim=10**12), "action_dim: expected an integer"),
     "an absurd shape": (
-        policy(observations=[{"key": "a", "shape": [10**12], "quaternions": []}]),
+        policy(observations=[{"key": "a", "shape": [10**12], "quaternions": [], "image": False}]),
         "shape: expected an integer",
     ),
     "too long a slice": (policy(action_horizon=16), "17 actions are needed"),
     "a slice from before": (policy(first_action=-1), "first_action: expected an index"),
     "no observations": (policy(observations=[]), "at least one entry"),
     "keys twice": (
-        policy(observations=[{"key": "a", "shape": [1], "quaternions": []}] * 2),
+        policy(observations=[{"key": "a", "shape": [1], "quaternions": [], "image": False}] * 2),
         "the keys must differ",
     ),
     "an entry without a shape": (
         policy(observations=[{"key": "a"}]),
-        r"missing fields \['quaternions', 'shape'",
+        r"missing fields \['image', 'quaternions', 'shape'",
     ),
     "an unknown network": (policy(network={"name": "gpt"}), "unknown name 'gpt'"),
     "an unknown option": (policy(network={"name": "chi_unet", "depth": 3}), "network: .*depth"),
@@ -188,12 +188,16 @@ SPOILED = {
     ),
     "a quaternion that overlaps": (
         policy(
-            observations=[{"key": "keypoint", "shape": [9, 2], "quaternions": [3, 6]}],
+            observations=[
+                {"key": "keypoint", "shape": [9, 2], "quaternions": [3, 6], "image": False}
+            ],
         ),
         r"quaternions at \[3, 6\]",
     ),
     "a quaternion outside": (
-        policy(observations=[{"key": "agent_pos", "shape": [2], "quaternions": [0]}]),
+        policy(
+            observations=[{"key": "agent_pos", "shape": [2], "quaternions": [0], "image": False}]
+        ),
         r"quaternions at \[0\]",
     ),
     "an unknown action mode": (policy(action_mode="torque"), "action_mode: expected one of"),

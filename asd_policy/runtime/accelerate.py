@@ -1,0 +1,279 @@
+"""Makes live policies of other libraries sample in a handful of calls: ``accelerate(policy)``.
+
+Their own ``select_action`` or ``predict_action`` goes on as before, up to the loop over denoising
+steps. There they find, instead of their noise scheduler, one that has a single step: the step is
+the whole chain, sampled by ASD. What their loop hands to the network in it is the condition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asd_policy.errors import PlanningError
+from asd_policy.policies.schedulers import chain_and_parametrization
+from asd_policy.sampling import (
+    ChunkNoise,
+    CleanPrediction,
+    Gain,
+    GaussianChain,
+    Prior,
+    Sampler,
+    SampleResult,
+    parse_sampler,
+    sample,
+)
+from asd_policy.sampling.chain import Posterior
+
+
+def accelerate(
+    policy: Any, sampler: str | Sampler = "asd", gain: Gain | None = None
+) -> Accelerated:
+    """Make a live diffusion policy sample by ASD, in the same distribution.
+
+    Works on LeRobot's ``DiffusionPolicy``, on the policies of diffusion_policy (U-Net and
+    transformer, low-dimensional, hybrid and image) and on robomimic's ``DiffusionPolicyUNet`` or a
+    ``RolloutPolicy`` around it. A DDIM scheduler is replaced by the whole DDPM that it abbreviates.
+    Seeds given to torch, or a generator given to the policy, still decide the actions.
+
+    Example:
+        >>> with asd_policy.accelerate(policy) as accelerated:
+        ...     action = policy.select_action(batch)
+        ...     print(accelerated.last.calls)
+
+    Args:
+        policy: The live object; it is changed in place until ``restore``.
+        sampler: A sampler or its name.
+        gain: What was learned about drafting for this network, if anything.
+
+    Returns:
+        What undoes it, by ``restore()`` or as a context manager.
+
+    Raises:
+        TypeError: If this is no such policy, or one whose samples are conditioned by inpainting.
+    """
+    return Accelerated(_find(policy), parse_sampler(sampler), gain)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Where a policy keeps its scheduler, and the network that it samples with."""
+
+    owner: Any
+    network: nn.Module
+
+
+class Accelerated(AbstractContextManager["Accelerated"]):
+    """A policy that samples by ASD until ``restore`` or the end of the context.
+
+    Attributes:
+        last: The newest sampling's calls and evaluations; None before the first.
+        seconds: How long it took.
+    """
+
+    def __init__(self, parts: _Parts, sampler: Sampler, gain: Gain | None) -> None:
+        self.last: SampleResult | None = None
+        self.seconds = 0.0
+        self._parts = parts
+        self._scheduler = parts.owner.noise_scheduler
+        if isinstance(self._scheduler, _OneStep):
+            raise TypeError("the policy is accelerated already: restore it first")
+        self._stand_in = _OneStep(self._scheduler, parts.network, sampler, gain, self)
+        parts.owner.noise_scheduler = self._stand_in
+
+    def restore(self) -> None:
+        """Give the policy its own scheduler back; harmless when repeated."""
+        self._stand_in.forget()
+        self._parts.owner.noise_scheduler = self._scheduler
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore the policy."""
+        self.restore()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the loops of these libraries read of a scheduler's step."""
+
+    prev_sample: Tensor
+
+
+class _OneStep:
+    """A scheduler whose only step is the whole chain.
+
+    The network's ``forward`` is replaced for the one call that the loop makes in that step: it
+    keeps what it is given and puts out zeros, so that the loop's own call costs nothing.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        network: nn.Module,
+        sampler: Sampler,
+        gain: Gain | None,
+        report: Accelerated,
+    ) -> None:
+        self._scheduler, self._network = scheduler, network
+        self._sampler, self._gain, self._report = sampler, gain, report
+        self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._steps: int | None = None
+        self._tables: dict[int | None, tuple[GaussianChain, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scheduler, name)
+
+    def set_timesteps(self, num_inference_steps: int, *arguments: Any, **options: Any) -> None:
+        """Begin a sampling: the next call of the network only says what the condition is."""
+        abbreviates = "DDIM" in type(self._scheduler).__name__
+        self._steps = None if abbreviates else num_inference_steps
+        self.forget()
+
+        def forward(*given: Any, **named: Any) -> Tensor:
+            self.forget()
+            self._asked = given, named
+            return torch.zeros_like(named["sample"] if "sample" in named else given[0])
+
+        self._network.forward = forward
+
+    def forget(self) -> None:
+        """Leave the network as it was, also where a sampling broke off."""
+        self._asked = None
+        self._network.__dict__.pop("forward", None)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The one step."""
+        return torch.tensor([self._scheduler.config["num_train_timesteps"] - 1])
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> _Step:
+        """The whole chain from the initial noise ``sample`` ``(N, Tp, D)``."""
+        if self._asked is None:
+            raise PlanningError(
+                "the policy did not ask its network before its scheduler: this is not a sampling "
+                "loop that can be accelerated"
+            )
+        (given, named), self._asked = self._asked, None
+        start = time.perf_counter()
+        chain, clean = self._chain(sample.device)
+        times = chain.network_time.to(sample.device)
+
+        def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+            inputs, conditions = _rows(given, named, x, times[step], chain_index)
+            output = self._network(*inputs, **conditions)
+            return clean(x, output.to(x.dtype), step)
+
+        noise = _noise(sample, chain.num_steps, generator)
+        with torch.no_grad():
+            result = _sample(denoise, chain, noise, self._sampler, Prior(self._gain))
+        self._report.last = result
+        self._report.seconds = time.perf_counter() - start
+        return _Step(result.x.to(sample.dtype))
+
+    def _chain(self, device: torch.device) -> tuple[GaussianChain, CleanPrediction]:
+        if self._steps not in self._tables:
+            options = dict(self._scheduler.config)
+            chain_options, parametrization = chain_and_parametrization(
+                options, self._steps, _posterior(), type(self._scheduler).__name__
+            )
+            chain = GaussianChain.ddpm(**{k: v for k, v in chain_options.items() if k != "name"})
+            self._tables[self._steps] = chain, CleanPrediction(chain, parametrization, device)
+        return self._tables[self._steps]
+
+
+_sample = sample
+
+
+def _rows(
+    given: tuple[Any, ...],
+    named: Mapping[str, Any],
+    x: Tensor,
+    times: Tensor,
+    chain_index: Tensor,
+) -> tuple[list[Any], dict[str, Any]]:
+    """The loop's arguments with other samples and times, and the conditions of these rows."""
+
+    def of_rows(value: Any) -> Any:
+        return value[chain_index] if isinstance(value, Tensor) and value.ndim else value
+
+    named = {name: of_rows(value) for name, value in named.items()}
+    inputs = list(given)
+    if "sample" in named:
+        named["sample"] = x
+    else:
+        inputs[0] = x
+    if "timestep" in named:
+        named["timestep"] = times
+    else:
+        inputs[1 if "sample" not in named else 0] = times
+    first = sum(name not in named for name in ("sample", "timestep"))
+    inputs[first:] = [of_rows(value) for value in inputs[first:]]
+    return inputs, named
+
+
+def _noise(initial: Tensor, num_steps: int, generator: torch.Generator | None) -> ChunkNoise:
+    """Fresh noise for chains that begin at ``initial`` ``(N, *D)``."""
+
+    def block(first: Tensor) -> ChunkNoise:
+        n = len(first)
+        shape = (n, num_steps, *first.shape[1:])
+        steps = torch.randn(shape, generator=generator, device=first.device)
+        uniforms = 1 - torch.rand(n, num_steps, generator=generator, device=first.device)
+        return ChunkNoise(first, steps, uniforms, lambda _: block(torch.randn_like(first)))
+
+    return block(initial.float())
+
+
+def _posterior() -> Posterior:
+    """How the installed diffusers rounds."""
+    try:
+        major, minor = version("diffusers").split(".")[:2]
+        return "table" if (int(major), int(minor)) < (0, 12) else "ratio"
+    except (PackageNotFoundError, ValueError):
+        return "ratio"
+
+
+def _find(policy: Any) -> _Parts:
+    """The parts of a policy of any of the libraries."""
+    diffusion = getattr(policy, "diffusion", None)
+    if diffusion is not None and hasattr(diffusion, "unet"):  # LeRobot
+        return _Parts(diffusion, diffusion.unet)
+    algorithm = getattr(policy, "policy", policy)  # robomimic's RolloutPolicy
+    nets = getattr(algorithm, "nets", None)
+    if nets is not None and hasattr(algorithm, "_get_action_trajectory"):
+        average = getattr(algorithm, "ema", None)
+        nets = nets if average is None else average.averaged_model
+        return _Parts(algorithm, nets["policy"]["noise_pred_net"])
+    if hasattr(policy, "conditional_sample") and isinstance(
+        getattr(policy, "model", None), nn.Module
+    ):
+        conditioned = getattr(policy, "obs_as_global_cond", getattr(policy, "obs_as_cond", True))
+        if not conditioned or getattr(policy, "obs_as_local_cond", False):
+            raise TypeError(
+                f"{type(policy).__name__} inpaints its observations or has them as a local "
+                "condition; only global conditions can be accelerated"
+            )
+        return _Parts(policy, policy.model)
+    raise TypeError(
+        f"expected LeRobot's DiffusionPolicy, a diffusion_policy policy, or robomimic's diffusion "
+        f"policy; got {type(policy).__name__}"
+    )

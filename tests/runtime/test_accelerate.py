@@ -1,0 +1,208 @@
+"""Live policies of other libraries: their loops, with ASD inside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import asd_policy
+from asd_policy.errors import PlanningError
+from asd_policy.networks import ConditionalUnet1D
+
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+HORIZON, DIM = 8, 2
+
+
+class Network(nn.Module):
+    """Chi's signature around our U-Net."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.unet = ConditionalUnet1D(DIM, 3, 8, (8, 16), 3, 4)
+        self.calls = 0
+
+    def forward(self, sample, timestep, local_cond=None, global_cond=None, **_):
+        self.calls += 1
+        timestep = torch.as_tensor(timestep).expand(len(sample))
+        return self.unet(sample, timestep, global_cond)
+
+
+def scheduler(kind="DDPMScheduler", **options):
+    return getattr(diffusers, kind)(20, beta_schedule="squaredcos_cap_v2", **options)
+
+
+class DiffusionPolicyLike:
+    """The loop of diffusion_policy's ``conditional_sample``."""
+
+    obs_as_global_cond = True
+
+    def __init__(self, noise_scheduler):
+        self.model, self.noise_scheduler = Network().eval(), noise_scheduler
+        self.num_inference_steps = 20
+        self.kwargs = {}
+
+    @torch.no_grad()
+    def conditional_sample(self, cond, generator=None):
+        trajectory = torch.randn((len(cond), HORIZON, DIM), generator=generator)
+        self.noise_scheduler.set_timesteps(self.num_inference_steps)
+        for t in self.noise_scheduler.timesteps:
+            output = self.model(trajectory, t, local_cond=None, global_cond=cond)
+            trajectory = self.noise_scheduler.step(
+                output, t, trajectory, generator=generator, **self.kwargs
+            ).prev_sample
+        return trajectory
+
+
+class LeRobotLike:
+    """The loop of LeRobot's ``DiffusionModel``, inside its policy."""
+
+    class Model:
+        def __init__(self, noise_scheduler):
+            self.unet, self.noise_scheduler = Network().eval(), noise_scheduler
+
+        @torch.no_grad()
+        def conditional_sample(self, cond, generator=None):
+            sample = torch.randn((len(cond), HORIZON, DIM), generator=generator)
+            self.noise_scheduler.set_timesteps(20)
+            for t in self.noise_scheduler.timesteps:
+                times = torch.full(sample.shape[:1], t, dtype=torch.long)
+                output = self.unet(sample, times, global_cond=cond)
+                sample = self.noise_scheduler.step(
+                    output, t, sample, generator=generator
+                ).prev_sample
+            return sample
+
+    def __init__(self, noise_scheduler):
+        self.diffusion = self.Model(noise_scheduler)
+        self.conditional_sample = self.diffusion.conditional_sample
+
+
+class RobomimicLike:
+    """The loop of robomimic's algorithm: it names the network's arguments, and has an average."""
+
+    def __init__(self, noise_scheduler):
+        raw, average = ({"policy": {"noise_pred_net": Network().eval()}} for _ in range(2))
+        self.nets, self.noise_scheduler = raw, noise_scheduler
+        self.ema = type("Average", (), {"averaged_model": average})()
+
+    @torch.no_grad()
+    def _get_action_trajectory(self, cond, generator=None):
+        naction = torch.randn((len(cond), HORIZON, DIM), generator=generator)
+        self.noise_scheduler.set_timesteps(20)
+        for k in self.noise_scheduler.timesteps:
+            output = self.ema.averaged_model["policy"]["noise_pred_net"](
+                sample=naction, timestep=k, global_cond=cond
+            )
+            naction = self.noise_scheduler.step(
+                model_output=output, timestep=k, sample=naction, generator=generator
+            ).prev_sample
+        return naction
+
+    conditional_sample = _get_action_trajectory
+
+
+LIKE = [DiffusionPolicyLike, LeRobotLike, RobomimicLike]
+
+
+def draw(policy, seed, rows=3):
+    condition = torch.linspace(-1, 1, 3 * rows).view(rows, 3)
+    return policy.conditional_sample(condition, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("like", LIKE)
+def test_ddpm_through_the_stand_in_is_their_own_loop(like):
+    policy = like(scheduler())
+    own = draw(policy, 5)
+    with asd_policy.accelerate(policy, "ddpm") as accelerated:
+        ours = draw(policy, 5)
+    # The noise of all steps is drawn at once here, so that only the first is common.
+    assert ours.shape == own.shape
+    assert accelerated.last.calls == [20] * 3
+    assert torch.equal(draw(policy, 5), own)
+
+
+@pytest.mark.parametrize("like", LIKE)
+@pytest.mark.parametrize("sampler", ["ddpm", "asd", "asd-paper:8"])
+def test_the_distribution_is_theirs(like, sampler):
+    policy = like(scheduler())
+    rows = 1000
+    condition = torch.tensor([[0.3, -0.5, 0.8]]).expand(rows, 3)
+
+    def chunks(seed):
+        return policy.conditional_sample(condition, torch.Generator().manual_seed(seed)).flatten(1)
+
+    own = chunks(1)
+    with asd_policy.accelerate(policy, sampler):
+        ours = chunks(2)
+    error = (own.var(0) / rows + ours.var(0) / rows).sqrt()
+    assert ((own.mean(0) - ours.mean(0)).abs() / error).max() < 4.5
+    assert (own.std(0) / ours.std(0) - 1).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("like", LIKE)
+def test_seeds_decide_and_calls_fall(like):
+    policy = like(scheduler())
+    with asd_policy.accelerate(policy, "asd-paper:8") as accelerated:
+        first, again, other = draw(policy, 7), draw(policy, 7), draw(policy, 8)
+        assert max(accelerated.last.calls) < 20
+        assert accelerated.seconds > 0
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_ddim_is_replaced_by_the_ddpm_that_it_abbreviates():
+    policy = DiffusionPolicyLike(scheduler("DDIMScheduler"))
+    policy.num_inference_steps, policy.kwargs = 5, {"eta": 0}
+    with asd_policy.accelerate(policy, "ddpm") as accelerated:
+        draw(policy, 1)
+    assert accelerated.last.calls == [20] * 3
+
+
+def test_restoring_leaves_no_trace():
+    policy = DiffusionPolicyLike(scheduler())
+    own, names = policy.noise_scheduler, set(policy.model.__dict__)
+    accelerated = asd_policy.accelerate(policy)
+    draw(policy, 1)
+    assert policy.noise_scheduler is not own
+    assert policy.noise_scheduler.config["num_train_timesteps"] == 20  # what it had, it has
+    accelerated.restore()
+    accelerated.restore()
+    assert policy.noise_scheduler is own
+    assert set(policy.model.__dict__) == names
+
+
+def test_a_loop_that_breaks_off_leaves_the_network_whole():
+    policy = DiffusionPolicyLike(scheduler())
+    with asd_policy.accelerate(policy):
+        policy.noise_scheduler.set_timesteps(20)
+    output = policy.model(torch.ones(1, HORIZON, DIM), 3, global_cond=torch.ones(1, 3))
+    assert output.abs().sum() > 0
+
+
+def test_a_loop_of_another_kind_is_an_error():
+    policy = DiffusionPolicyLike(scheduler())
+    with asd_policy.accelerate(policy), pytest.raises(PlanningError, match="not a sampling loop"):
+        policy.noise_scheduler.step(torch.zeros(1, 2, 2), 3, torch.zeros(1, 2, 2))
+
+
+def test_twice_is_an_error():
+    policy = DiffusionPolicyLike(scheduler())
+    with asd_policy.accelerate(policy), pytest.raises(TypeError, match="already"):
+        asd_policy.accelerate(policy)
+
+
+@pytest.mark.parametrize("policy", [object(), nn.Linear(2, 2), "policy"])
+def test_what_is_no_policy_is_named(policy):
+    with pytest.raises(TypeError, match=f"got {type(policy).__name__}"):
+        asd_policy.accelerate(policy)
+
+
+def test_inpainting_is_refused():
+    policy = DiffusionPolicyLike(scheduler())
+    policy.obs_as_global_cond = False
+    with pytest.raises(TypeError, match="inpaints"):
+        asd_policy.accelerate(policy)
