@@ -44,13 +44,14 @@ def load_policy(
     precision: Precision = "default",
     graphs: bool = True,
     posterior: Posterior = "ratio",
+    scaler: str | Path | None = None,
 ) -> Policy:
     """Load a policy that is ready to act; nothing in its files is run.
 
     Args:
         path: A checkpoint: this library's folder (a gain and a draft network are taken from it
-            where it has them), LeRobot's folder, a ``.ckpt`` of Diffusion Policy, or a ``.pth`` of
-            robomimic.
+            where it has them), LeRobot's or BESO's folder, a ``.ckpt`` of Diffusion Policy, or a
+            ``.pth`` of robomimic.
         sampler: A sampler or its name: ``asd`` (ours), ``asd-paper:24``, ``ddpm``, …
         device: A torch device, or ``auto``: CUDA where there is one, else the CPU.
         gain: Whether to read the checkpoint's gain, if it has one.
@@ -58,6 +59,7 @@ def load_policy(
         graphs: Whether to run samplers as CUDA graphs, on a CUDA device.
         posterior: How an imported policy's DDPM rounds: ``ratio`` as today's diffusers, ``table``
             as the one that diffusion_policy and robomimic pin (actions differ by some 1e-5).
+        scaler: For BESO alone: a ``.npz`` file with the statistics of the training data.
 
     Raises:
         CheckpointError: If the checkpoint is missing, incomplete or damaged.
@@ -65,7 +67,7 @@ def load_policy(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint = read_checkpoint(path, posterior)
+    checkpoint = read_checkpoint(path, posterior, scaler)
     draft = Path(path) / DRAFT_FOLDER
     where = torch.device(device)
     planner = Planner(

@@ -24,6 +24,7 @@ def convert(
     *,
     posterior: Posterior = "ratio",
     half: bool = False,
+    scaler: str | Path | None = None,
 ) -> None:
     """Write a checkpoint as a native one.
 
@@ -32,13 +33,14 @@ def convert(
         folder: Where to; it must not be there.
         posterior: As in ``read_checkpoint``.
         half: Whether to store the network in float16.
+        scaler: As in ``read_checkpoint``.
 
     Raises:
         CheckpointError: If the source cannot be read, or the folder is there.
     """
     if Path(folder).exists():
         raise CheckpointError(f"{folder}: is there already; name another folder")
-    checkpoint = read_checkpoint(source, posterior)
+    checkpoint = read_checkpoint(source, posterior, scaler)
     notes = {**checkpoint.provenance, "converted_from": Path(source).name}
     save_checkpoint(
         replace(checkpoint, provenance=notes),
@@ -64,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         "robomimic pin (0.11); actions differ by some 1e-5",
     )
     parser.add_argument("--half", action="store_true", help="store the network in float16")
+    parser.add_argument(
+        "--scaler", type=Path, help="for BESO: a .npz file with the training data's statistics"
+    )
     options = parser.parse_args(arguments)
     try:
         convert(options.checkpoint, options.folder, posterior=options.posterior, half=options.half)

@@ -17,11 +17,12 @@ from asd_policy.formats.reading import FORMATS, recognised
 from asd_policy.formats.torch_files import TorchFile
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: str | Path, scaler: str | Path | None = None) -> dict[str, Any]:
     """What a checkpoint is, as plain JSON values.
 
     Args:
         path: A file or a folder of any known format.
+        scaler: As in ``read_checkpoint``.
 
     Returns:
         Its format, policy, number of parameters and normalisers.
@@ -29,7 +30,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises:
         asd_policy.CheckpointError: If it cannot be read; nothing in it was run.
     """
-    with recognised(path) as (name, read):
+    with recognised(path, scaler) as (name, read):
         checkpoint = read("ratio")
     return {"path": str(path), "format": name, **_contents(checkpoint)}
 
@@ -103,9 +104,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("checkpoint", type=Path, help="a file or a folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--scaler", type=Path, help="for BESO: a .npz file with the training data's statistics"
+    )
     options = parser.parse_args(arguments)
     try:
-        found = describe(options.checkpoint)
+        found = describe(options.checkpoint, options.scaler)
     except AsdPolicyError as error:
         print(f"error: {error}", file=sys.stderr)
         for name in _mentioned(options.checkpoint):

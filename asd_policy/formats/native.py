@@ -70,6 +70,8 @@ class Checkpoint:
                     f"normaliser {key!r}: expected {size} values, got "
                     f"{len(self.normalizers[key].scale)}"
                 )
+        if bool((self.normalizers["action"].scale == 0).any()):
+            raise CheckpointError("normaliser 'action': a scale of zero could not be undone")
 
 
 def save_checkpoint(
@@ -176,7 +178,10 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
         except ValueError as error:
             raise CheckpointError(f"{path}: normaliser {key!r}: {error}") from error
     network.requires_grad_(False).eval()
-    return Checkpoint(spec, network, normalizers, config["provenance"])
+    try:
+        return Checkpoint(spec, network, normalizers, config["provenance"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def fingerprint(directory: str | Path) -> str:
@@ -248,7 +253,7 @@ def _from_version_1(policy: dict[str, Any]) -> None:
 
 def _from_version_2(policy: dict[str, Any]) -> None:
     """Say what went without saying: no images, and the newest frame's action is the first."""
-    policy["encoder"] = None
+    policy |= {"encoder": None, "context": "repeated", "action_limits": None}
     for entry in policy["observations"] if isinstance(policy.get("observations"), list) else []:
         if isinstance(entry, dict):
             entry["image"] = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asd_policy.errors import CheckpointError
-from asd_policy.formats import chi, lerobot, robomimic
+from asd_policy.formats import beso, chi, lerobot, robomimic
 from asd_policy.formats.native import CONFIG_FILE, Checkpoint, load_checkpoint
 from asd_policy.formats.torch_files import TorchFile
 from asd_policy.sampling.chain import Posterior
@@ -18,13 +18,16 @@ FORMATS = {
     "lerobot": "a folder of LeRobot's DiffusionPolicy (config.json, model.safetensors)",
     "diffusion_policy": "a .ckpt of Diffusion Policy (Chi et al.)",
     "robomimic": "a .pth of robomimic's diffusion_policy",
+    "beso": "a folder of a BESO run (.hydra/config.yaml, model_state_dict.pth)",
 }
 """The formats that are read, and what they look like."""
 
 _FILES = {"diffusion_policy": chi, "robomimic": robomimic}
 
 
-def read_checkpoint(path: str | Path, posterior: Posterior = "ratio") -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, posterior: Posterior = "ratio", scaler: str | Path | None = None
+) -> Checkpoint:
     """Read a checkpoint of any known format; nothing in it is run.
 
     Args:
@@ -32,17 +35,21 @@ def read_checkpoint(path: str | Path, posterior: Posterior = "ratio") -> Checkpo
         posterior: How an imported policy's DDPM rounds, as in ``GaussianChain.ddpm``: ``ratio`` as
             today's diffusers, ``table`` as the one that diffusion_policy and robomimic pin. A
             native checkpoint says it itself.
+        scaler: For BESO alone, whose runs lack them: a ``.npz`` file with the statistics of the
+            training data (``x_mean``, ``x_std``, ``y_bounds``, ``y_mean``, ``y_std``, …).
 
     Raises:
         CheckpointError: If the format is none of these, or the checkpoint is missing, incomplete,
             damaged, or asks for something that is not supported.
     """
-    with recognised(path) as (_, read):
+    with recognised(path, scaler) as (_, read):
         return read(posterior)
 
 
 @contextmanager
-def recognised(path: str | Path) -> Iterator[tuple[str, Callable[[Posterior], Checkpoint]]]:
+def recognised(
+    path: str | Path, scaler: str | Path | None = None
+) -> Iterator[tuple[str, Callable[[Posterior], Checkpoint]]]:
     """The name of a checkpoint's format, and what reads it while the context lasts.
 
     Raises:
@@ -54,6 +61,8 @@ def recognised(path: str | Path) -> Iterator[tuple[str, Callable[[Posterior], Ch
     if path.is_dir():
         if lerobot.recognises(path):
             yield "lerobot", lambda posterior: _imported(path, lerobot.read, path, posterior)
+        elif beso.recognises(path):
+            yield "beso", lambda _: _imported(path, beso.read, path, scaler)
         elif (path / CONFIG_FILE).is_file():
             yield "native", lambda _: load_checkpoint(path)
         else:

@@ -1,8 +1,8 @@
 """The score-GPT of BESO (Reuss et al., RSS 2023), parameter for parameter.
 
 Names are those of the original ``DiffusionGPT``; its constant masks are computed here. The original
-denoises the actions of an observed window; here the sequence of actions goes on beyond the observed
-frames, so that it plans chunks like the other policies.
+denoises the actions of an observed window, towards a goal if it has one; here the sequence of
+actions may go on beyond the observed frames, so that it plans chunks like the other policies.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class ScoreGPT(nn.Module):
     """A GPT over noise level, observed frames and noisy actions, which predicts at the actions.
 
     Source: Reuss et al. 2023, "Goal-Conditioned Imitation Learning using Score-based Diffusion
-    Policies" (BESO), appendix on the architecture. The sequence is σ, s_1, a_1, …, s_To, a_To, and
-    then the actions of the chunk that have no frame yet; a frame and the action of its time share a
-    position.
+    Policies" (BESO), appendix on the architecture. The sequence is σ, the goal's frames, s_1, a_1,
+    …, s_To, a_To, and then the actions of the chunk that have no frame yet; a frame and the action
+    of its time share a position. An action sees no later frame.
 
     Args:
         sizes: Sizes of the policy.
@@ -73,6 +73,8 @@ class ScoreGPT(nn.Module):
         n_emb: Size of a token.
         p_drop_emb: Dropout of tokens in training.
         p_drop: Dropout within the blocks in training.
+        goal_frames: Frames of the goal. Each observed frame then ends with a goal of so many
+            frames like the one it begins with; that of the last frame counts.
     """
 
     def __init__(
@@ -83,8 +85,14 @@ class ScoreGPT(nn.Module):
         n_emb: int = 240,
         p_drop_emb: float = 0.0,
         p_drop: float = 0.05,
+        goal_frames: int = 0,
     ) -> None:
         super().__init__()
+        if goal_frames < 0 or sizes.observation_dim % (1 + goal_frames):
+            raise ValueError(
+                f"goal_frames: {goal_frames} frames of goal and one of observation do not share "
+                f"{sizes.observation_dim} values equally"
+            )
         if not 1 <= n_layer <= MOST_LAYERS:
             raise ValueError(f"n_layer: expected 1 to {MOST_LAYERS}, got {n_layer}")
         if n_emb % n_head:
@@ -96,8 +104,10 @@ class ScoreGPT(nn.Module):
             )
         self.sizes = sizes
         self.n_emb = n_emb
-        self.pos_emb = nn.Parameter(torch.zeros(1, sizes.pred_horizon, n_emb))
-        self.tok_emb = nn.Linear(sizes.observation_dim, n_emb)
+        self.goal_frames = goal_frames
+        self.frame_dim = sizes.observation_dim // (1 + goal_frames)
+        self.pos_emb = nn.Parameter(torch.zeros(1, goal_frames + sizes.pred_horizon, n_emb))
+        self.tok_emb = nn.Linear(self.frame_dim, n_emb)
         self.drop = nn.Dropout(p_drop_emb)
         self.blocks = nn.Sequential(*(Block(n_emb, n_head, p_drop) for _ in range(n_layer)))
         self.ln_f = nn.LayerNorm(n_emb)
@@ -115,10 +125,10 @@ class ScoreGPT(nn.Module):
         return self.sigma_emb(sigma.unsqueeze(1).log() / 4)
 
     def embed_condition(self, condition: Tensor) -> Tensor:
-        """The frames' tokens: ``(B, To * observation_dim)`` to ``(B, To * n_emb)``."""
-        observed = self.sizes.obs_horizon
-        frames = condition.unflatten(1, (observed, self.sizes.observation_dim))
-        return (self.tok_emb(frames) + self.pos_emb[:, :observed]).flatten(1)
+        """The goal's and the frames' tokens, ``(B, To * D)`` to ``(B, (G + To) * n_emb)``."""
+        frames = condition.unflatten(1, (self.sizes.obs_horizon, 1 + self.goal_frames, -1))
+        tokens = torch.cat([frames[:, -1, 1:], frames[:, :, 0]], dim=1)
+        return (self.tok_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]).flatten(1)
 
     def denoise(self, sample: Tensor, step_embedding: Tensor, condition: Tensor) -> Tensor:
         """Predict from prepared embeddings.
@@ -126,18 +136,21 @@ class ScoreGPT(nn.Module):
         Args:
             sample: Noisy chunk, scaled as the preconditioning says, ``(B, Tp, action_dim)``.
             step_embedding: Rows of ``embed_steps``, ``(B, n_emb)``.
-            condition: Rows of ``embed_condition``, ``(B, To * n_emb)``.
+            condition: Rows of ``embed_condition``, ``(B, (G + To) * n_emb)``.
 
         Returns:
             The network's output, to be preconditioned, ``(B, Tp, action_dim)``.
         """
         observed = self.sizes.obs_horizon
-        frames = condition.unflatten(1, (observed, self.n_emb))
-        actions = self.action_emb(sample) + self.pos_emb
+        goal, frames = condition.unflatten(1, (-1, self.n_emb)).split(
+            [self.goal_frames, observed], dim=1
+        )
+        actions = self.action_emb(sample) + self.pos_emb[:, self.goal_frames :]
         # s_1, a_1, s_2, a_2, …
         pairs = torch.stack([frames, actions[:, :observed]], dim=2).flatten(1, 2)
-        tokens = torch.cat([step_embedding.unsqueeze(1), pairs, actions[:, observed:]], dim=1)
-        x = self.ln_f(self.blocks(self.drop(tokens)))
+        first = [step_embedding.unsqueeze(1), goal]
+        tokens = torch.cat([*first, pairs, actions[:, observed:]], dim=1)
+        x = self.ln_f(self.blocks(self.drop(tokens)))[:, self.goal_frames :]
         at_actions = torch.cat([x[:, 2 : 2 * observed + 1 : 2], x[:, 2 * observed + 1 :]], dim=1)
         return self.action_pred(at_actions)
 

@@ -16,7 +16,7 @@ class Normalizer:
     a dimension that hardly varied (a large scale, a large offset) keeps its digits.
 
     Attributes:
-        scale: ``(D,)`` float32 or float64, never zero.
+        scale: ``(D,)`` float32 or float64; zero for what is not seen.
         offset: ``(D,)``, of the same type.
     """
 
@@ -24,7 +24,7 @@ class Normalizer:
     offset: Tensor
 
     def __post_init__(self) -> None:
-        """Refuse maps that lose information."""
+        """Refuse tensors that are no such map."""
         if self.scale.ndim != 1 or self.scale.shape != self.offset.shape:
             raise ValueError(
                 f"a normaliser's scale and offset must share one shape (D,); got "
@@ -37,8 +37,6 @@ class Normalizer:
             )
         if not bool((torch.isfinite(self.scale) & torch.isfinite(self.offset)).all()):
             raise ValueError("a normaliser's scale and offset must be finite")
-        if bool((self.scale == 0).any()):
-            raise ValueError("a normaliser's scale must not be zero: it could not be undone")
 
     @classmethod
     def fit_limits(cls, data: Tensor, range_eps: float = 1e-4) -> Normalizer:

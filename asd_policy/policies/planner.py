@@ -43,11 +43,13 @@ class Planned:
 
     Attributes:
         actions: ``(N, Tp, action_dim)`` float32, in the environment's units.
-        result: The sampler's report; its ``x`` are the normalised chunks.
+        chunks: The same, normalised: the samples, within the policy's limits.
+        result: The sampler's report.
         seconds: Wall-clock time from the raw history to the raw actions.
     """
 
     actions: NDArray[np.float32]
+    chunks: Tensor
     result: SampleResult
     seconds: float
 
@@ -110,6 +112,11 @@ class Planner:
             torch.cat([n.scale for n in entries]), torch.cat([n.offset for n in entries])
         ).to(device)
         self._action = normalizers["action"].to(device)
+        self._limits = (
+            None
+            if spec.action_limits is None
+            else torch.tensor(spec.action_limits, dtype=torch.float32, device=device).unbind(0)
+        )
         self._costs: CostTable | None = None
         self._window_plans: dict[tuple[str, int], WindowPlan] = {}
 
@@ -150,7 +157,10 @@ class Planner:
         )
         inputs = Inputs(self._condition(history), noise.to(self.device), prior)
         result = self._run(self.chain, sampler, self._model, self._draft_model, inputs)
-        planned = self._action.unnormalize(result.x)
+        chunks = result.x
+        if self._limits is not None:
+            chunks = chunks.clamp(*self._limits)
+        planned = self._action.unnormalize(chunks)
         if self.spec.action_rotation == "rotation_6d":
             planned = pose_from_6d(planned)
         actions = planned.cpu().numpy()
@@ -159,7 +169,7 @@ class Planner:
                 "the planned chunk holds NaN or infinity: the observation is far outside of the "
                 "training data, or the weights are damaged"
             )
-        return Planned(actions, result, time.perf_counter() - start)
+        return Planned(actions, chunks, result, time.perf_counter() - start)
 
     def costs(self) -> CostTable:
         """What calls cost on this machine; measured once, in a second or a few, and kept."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,11 @@ class _Episode:
     """History, queue and noise stream of one episode."""
 
     noise: NoiseStream
+    frames: int = 0  # seen so far
     history: NDArray[np.float32] | None = None
     queue: list[NDArray[np.float32]] = field(default_factory=list)
     chunk: Tensor | None = None  # the newest, normalised
+    executed: list[Tensor] = field(default_factory=list)  # normalised, where the policy sees them
     chunks: int = 0
     calls: int = 0
     evaluations: int = 0
@@ -175,7 +177,7 @@ class Policy:
         acting = self._acting(episodes)
         frames = read_observation(self.spec, observation, None if self._single else len(acting))
         histories = [
-            self._extended(self._episodes[index].history, frame)
+            self._extended(self._episodes[index], frame)
             for index, frame in zip(acting, frames, strict=True)
         ]
         empty = [row for row, index in enumerate(acting) if not self._episodes[index].queue]
@@ -183,6 +185,7 @@ class Policy:
             self._plan([acting[row] for row in empty], np.stack([histories[row] for row in empty]))
         for index, history in zip(acting, histories, strict=True):
             self._episodes[index].history = history
+            self._episodes[index].frames += 1
         actions = np.stack([self._episodes[index].queue.pop(0) for index in acting])
         return actions[0] if self._single else actions
 
@@ -197,12 +200,18 @@ class Policy:
             None if episode.chunk is None else shifted(episode.chunk, spec.action_horizon)
             for episode in episodes
         ]
+        firsts = [spec.first_action] * len(episodes)
+        if spec.context == "growing":
+            firsts = [min(episode.frames, spec.first_action) for episode in episodes]
+            noise = self._after_executed(noise, episodes)
         planned = self.planner.plan(history, noise, self.sampler, previous)
         result = planned.result
-        first = spec.first_action
-        executed = planned.actions[:, first : first + spec.action_horizon]
-        for row, episode in enumerate(episodes):
-            episode.queue, episode.chunk = list(executed[row]), result.x[row]
+        for row, (episode, first) in enumerate(zip(episodes, firsts, strict=True)):
+            episode.queue = list(planned.actions[row, first : first + spec.action_horizon])
+            episode.chunk = result.x[row]
+            if spec.context == "growing":
+                executed = [*episode.executed, planned.chunks[row, first]]
+                episode.executed = executed[max(0, len(executed) - spec.obs_horizon + 1) :]
             episode.chunks += 1
             episode.calls += result.calls[row]
             episode.evaluations += result.evaluations[row]
@@ -217,12 +226,29 @@ class Policy:
             planned.seconds,
         )
 
-    def _extended(
-        self, history: NDArray[np.float32] | None, frame: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """The newest To frames; the first is repeated while there are fewer."""
+    def _after_executed(self, noise: ChunkNoise, episodes: list[_Episode]) -> ChunkNoise:
+        """Noise with which chains begin at the actions executed, before that of the newest frame.
+
+        The chain noises them again with the others from its first step on, as the original does.
+        """
+        initial = noise.initial.clone()
+        for row, episode in enumerate(episodes):
+            for place, action in enumerate(episode.executed):
+                initial[row, place] = action.cpu() / self.planner.chain.initial_std
+        return replace(noise, initial=initial)
+
+    def _extended(self, episode: _Episode, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The newest To frames; where there are fewer, one is repeated.
+
+        That is the first, before the others; or the newest, after them, where no action sees it.
+        """
+        history, size = episode.history, self.spec.obs_horizon
         if history is None:
-            return np.repeat(frame[None], self.spec.obs_horizon, axis=0)
+            return np.repeat(frame[None], size, axis=0)
+        if self.spec.context == "growing" and episode.frames < size:
+            return np.concatenate(
+                [history[: episode.frames], np.repeat(frame[None], size - episode.frames, axis=0)]
+            )
         return np.concatenate([history[1:], frame[None]])
 
     def _acting(self, episodes: Sequence[int] | None) -> list[int]:

@@ -17,6 +17,7 @@ from asd_policy.sampling.denoiser import Parametrization
 
 # Far above any policy in use: a hostile config must not make the loader allocate without end.
 _MAX_SIZE = 1 << 16
+_CONTEXTS = ("repeated", "growing")
 _ACTION_MODES = ("position", "delta", "absolute", "unknown")
 # Of an encoder that does not name its own.
 _FEATURE_DIM, _WIDTHS = 64, (64, 128, 256, 512)
@@ -93,6 +94,12 @@ class PolicySpec:
         action_horizon: Ta, actions executed from a chunk.
         first_action: Index in a chunk of the first action executed: To - 1, the present, but for
             policies that were trained otherwise.
+        context: What the network sees when an episode is younger than To frames. ``repeated``: the
+            first frame repeated before the others. ``growing``: the frames there are, and as part
+            of the chunk the actions executed at them; action i of a chunk is that of frame i, and
+            only the newest is executed (BESO).
+        action_limits: Least and largest normalised action, to which samples are clamped before
+            they are executed; None where they are not.
         network: Name and options of the network.
         encoder: Options of the images' ``ImageEncoder``, and ``shared``, whether there is one for
             all of them; None without images.
@@ -110,6 +117,8 @@ class PolicySpec:
     action_horizon: int
     first_action: int
     network: Mapping[str, Any]
+    context: str = "repeated"
+    action_limits: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     encoder: Mapping[str, Any] | None = None
     chain: Mapping[str, Any] = field(default_factory=lambda: {"name": "ddpm", "num_steps": 100})
     parametrization: Parametrization = field(default_factory=Parametrization)
@@ -141,6 +150,7 @@ class PolicySpec:
                 _check_size(f"observations: {entry.key}: shape", size)
         if type(self.first_action) is not int or self.first_action < 0:
             raise CheckpointError(f"first_action: expected an index, got {self.first_action!r}")
+        self._check_context()
         if any(entry.image for entry in self.observations) != (self.encoder is not None):
             raise CheckpointError(
                 "encoder: expected options if and only if an observation is an image; got "
@@ -163,6 +173,29 @@ class PolicySpec:
         if self.chain.get("name") not in _CHAINS:
             raise CheckpointError(
                 f"chain: unknown name {self.chain.get('name')!r}; expected one of {sorted(_CHAINS)}"
+            )
+
+    def _check_context(self) -> None:
+        if self.context not in _CONTEXTS:
+            raise CheckpointError(f"context: expected one of {_CONTEXTS}, got {self.context!r}")
+        horizons = self.obs_horizon, self.pred_horizon, self.action_horizon, self.first_action
+        to = self.obs_horizon
+        if self.context == "growing" and horizons != (to, to, 1, to - 1):
+            raise CheckpointError(
+                "context: a growing window has as many actions as frames and executes one, the "
+                f"last; got To, Tp, Ta and first_action {horizons}"
+            )
+        limits = self.action_limits
+        if limits is None:
+            return
+        if (
+            len(limits) != 2
+            or any(len(side) != self.planned_dim for side in limits)
+            or not all(low <= high for low, high in zip(*limits, strict=True))
+        ):
+            raise CheckpointError(
+                f"action_limits: expected {self.planned_dim} least and as many largest values, got "
+                f"{limits}"
             )
 
     @property
@@ -256,8 +289,19 @@ class PolicySpec:
                 **data,
                 "observations": tuple(entries),
                 "parametrization": Parametrization(**parametrization),
+                "action_limits": _limits(data["action_limits"]),
             }
         )
+
+
+def _limits(value: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if value is None:
+        return None
+    try:
+        low, high = (tuple(float(number) for number in side) for side in value)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"action_limits: expected null or two lists: {error}") from error
+    return low, high
 
 
 def _check_fields(where: str, data: Mapping[str, Any], expected: set[str]) -> None:

@@ -18,6 +18,7 @@ from golden import (
 )
 
 import asd_policy
+from asd_policy.errors import CheckpointError
 from asd_policy.formats import read_checkpoint
 from asd_policy.policies.observation import read_observation
 from asd_policy.policies.rotation import pose_from_6d
@@ -110,6 +111,62 @@ def test_diffusion_policy_with_images(diffusers, posterior):
     planned = plan(checkpoint, torch.from_numpy(np.stack(frames, axis=1)), noise)
     assert largest(planned.result.x, arrays["sample_final"]) < SAMPLE
     assert pose_difference(planned.actions, pose_from_6d(arrays["action_pred"].double())) < SAMPLE
+
+
+@pytest.fixture
+def scaler(tmp_path):
+    """The statistics that BESO's own scaler had, as a user would save them."""
+    arrays = golden("beso_kitchen/golden.npz")
+    known = {n.removeprefix("scaler."): a for n, a in arrays.items() if n.startswith("scaler.")}
+    numbers = {n: a.numpy() for n, a in known.items() if isinstance(a, torch.Tensor)}
+    np.savez(tmp_path / "scaler.npz", **numbers)
+    return tmp_path / "scaler.npz"
+
+
+@torch.inference_mode()
+def test_besos_network(scaler):
+    checkpoint = read_checkpoint(fixture("beso_kitchen/c_beso_1"), scaler=scaler)
+    arrays = golden("beso_kitchen/golden.npz")
+    goal = arrays["net_goal"].flatten(1)[:, None].expand(-1, 4, -1)
+    condition = torch.cat([arrays["net_state"], goal], dim=2).flatten(1)
+    output = checkpoint.network(arrays["net_action"], arrays["net_sigma"], condition)
+    assert largest(output, arrays["inner_out"]) < NETWORK
+    chain = checkpoint.spec.build_chain()
+    assert largest(chain.network_time, arrays["sigmas_100"][:-1]) < 1e-6
+
+
+@torch.inference_mode()
+def test_beso_acts_as_its_agent_while_its_window_grows_and_after(scaler, monkeypatch):
+    checkpoint = read_checkpoint(fixture("beso_kitchen/c_beso_1"), scaler=scaler)
+    arrays = golden("beso_kitchen/golden.npz")
+    window, calls = checkpoint.spec.obs_horizon, len(arrays["action_100"])
+    initial = torch.zeros(calls, 1, window, 9)
+    steps = arrays["step_noise_100"].clone()  # right-aligned in the file
+    for call in range(calls):
+        tokens = min(call + 1, window)
+        initial[call, 0, tokens - 1] = arrays["init_noise_100"][call, 0, 0]
+        steps[call] = steps[call].roll(tokens - window, dims=2)
+    policy = policy_with(checkpoint, monkeypatch, initial, steps)
+    goal = arrays["raw_obs.goal_observation"].numpy()[None]
+    for call, expected in enumerate(arrays["action_100"]):
+        frame = arrays["raw_obs.observation"][call].numpy()[None]
+        action = policy.act({"observation": frame, "goal_observation": goal})
+        assert largest(action[0], expected) < SAMPLE
+
+
+def test_beso_without_its_scaler_says_what_is_missing():
+    with pytest.raises(CheckpointError, match="x_mean and x_std .* scaler=FILE"):
+        read_checkpoint(fixture("beso_kitchen/c_beso_1"))
+
+
+def test_beso_under_asd(scaler):
+    path = fixture("beso_kitchen/c_beso_1")
+    policy = asd_policy.load_policy(path, sampler="asd-paper:24", device="cpu", scaler=scaler)
+    policy.reset(seed=1)
+    frame = {e.key: torch.zeros(e.shape).numpy() for e in policy.spec.observations}
+    for _ in range(6):
+        assert policy.act(frame).shape == (9,)
+        assert policy.last_plan.calls[0] < 100
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,26 @@ def test_unnormalize_undoes_normalize():
     [
         (torch.ones(2), torch.ones(3), "share one shape"),
         (torch.ones(2, 1), torch.ones(2, 1), "share one shape"),
-        (torch.tensor([1.0, 0.0]), torch.zeros(2), "must not be zero"),
+        (torch.ones(2), torch.zeros(2).double(), "one floating-point type"),
+        (torch.ones(2).long(), torch.zeros(2).long(), "one floating-point type"),
         (torch.tensor([1.0, float("nan")]), torch.zeros(2), "finite"),
     ],
 )
-def test_refuses_maps_that_cannot_be_undone(scale, offset, message):
+def test_refuses_what_is_no_such_map(scale, offset, message):
     with pytest.raises(ValueError, match=message):
         Normalizer(scale, offset)
+
+
+def test_statistics_in_float64_keep_the_digits_of_what_hardly_varied():
+    least = torch.tensor([1.2345678])
+    scale = 2 / torch.full((1,), 1e-8, dtype=torch.float64)  # as LeRobot's of a constant
+    normalizer = Normalizer(scale, -least.double() * scale - 1)
+    assert normalizer.normalize(least).item() == pytest.approx(-1, abs=1e-6)
+    assert normalizer.normalize(least).dtype == torch.float32
+
+
+def test_a_run_of_values_for_each_entry():
+    repeated = Normalizer(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 5.0])).repeated(6)
+    assert repeated.scale.tolist() == [1, 1, 1, 2, 2, 2]
+    with pytest.raises(ValueError, match="runs of equal length"):
+        repeated.repeated(7)
