@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from asd_policy.errors import CheckpointError
+from asd_policy.errors import CheckpointError, SamplerError
 from asd_policy.formats import beso, chi, lerobot, robomimic
 from asd_policy.formats.native import CONFIG_FILE, Checkpoint, load_checkpoint
 from asd_policy.formats.torch_files import TorchFile
@@ -79,6 +79,8 @@ def _imported(path: Path, read: Callable[..., Checkpoint], *arguments: Any) -> C
     """Read other people's data, of which any part may be of any type."""
     try:
         return read(*arguments)
+    except SamplerError as error:  # a chain or a prediction that does not exist
+        raise CheckpointError(f"{path}: {error}") from error
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
         raise CheckpointError(
             f"{path}: not as its format says: {type(error).__name__}: {error}"
