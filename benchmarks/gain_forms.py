@@ -8,7 +8,6 @@ rest: the root mean square of ‖D‖, by step. A draft is accepted with probabi
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from tqdm import tqdm
 import asd_policy
 import envs
 from asd_policy.sampling import Denoise, sample
+from eval.environments import env_maker
 from eval.situations import record
 
 STEPS = (1, 5, 20, 40, 60, 80, 90, 94, 96, 97, 98)
@@ -43,7 +43,7 @@ def paths(checkpoint: str, chunks: int) -> tuple[Tensor, Tensor, asd_policy.Poli
     """Predictions and noise of sequential chunks, ``(N, K, D)`` each."""
     policy = asd_policy.load_policy(checkpoint, device="cpu", gain=False)
     task = envs.spec(policy.spec.task)
-    make_env = partial(envs.make, task.name, action_mode=policy.spec.action_mode)
+    make_env = env_maker(policy.spec)
     situations = record(policy, make_env, 950000, chunks, task.max_episode_steps)
     planner = policy.planner
     steps = planner.chain.num_steps

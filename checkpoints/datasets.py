@@ -21,7 +21,8 @@ class Demonstrations:
     """Episodes laid end to end.
 
     Attributes:
-        observations: For each key ``(steps, *shape)`` float32.
+        observations: For each key ``(steps, *shape)`` float32; of an image, bytes ``(steps, height,
+            width, 3)``.
         actions: ``(steps, action_dim)`` float32, of the asked mode.
         episode_ends: Index one past each episode's last step, ``(episodes,)``.
     """
@@ -101,7 +102,7 @@ def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrat
                 )
             actions.append(demo[action_key][:])
     return Demonstrations(
-        {key: _float32(np.concatenate(parts)) for key, parts in observations.items()},
+        {key: _tensor(np.concatenate(parts)) for key, parts in observations.items()},
         _float32(np.concatenate(actions)),
         np.cumsum([len(part) for part in actions]),
     )
@@ -113,14 +114,29 @@ def _load_pusht(path: Path, keys: list[str]) -> Demonstrations:
     # The recorded keypoints lag the recorded pose by a contact step: both the training data and
     # the simulation take theirs from the pose.
     available = {"agent_pos": state[:, :2], "keypoint": block_keypoints(state[:, 2:5])}
-    missing = sorted(set(keys) - set(available))
+    missing = sorted(set(keys) - set(available) - {"image"})
     if missing:
-        raise ValueError(f"{path}: no observations {missing}; there are {sorted(available)}")
+        known = [*sorted(available), "image"]
+        raise ValueError(f"{path}: no observations {missing}; there are {known}")
+    if "image" in keys:
+        available["image"] = _bytes(group["data/img"])
     return Demonstrations(
-        {key: _float32(available[key]) for key in keys},
+        {key: _tensor(available[key]) for key in keys},
         _float32(group["data/action"][:]),
         np.asarray(group["meta/episode_ends"][:]),
     )
+
+
+def _bytes(images: Any) -> np.ndarray:
+    """Images that were stored as floats, a part at a time: together they take gigabytes."""
+    pixels = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), 1024):
+        pixels[start : start + 1024] = np.rint(images[start : start + 1024])
+    return pixels
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array) if array.dtype == np.uint8 else _float32(array)
 
 
 def _float32(array: np.ndarray) -> Tensor:

@@ -34,14 +34,19 @@ class ChunkData:
     """Normalised training windows in memory."""
 
     def __init__(self, demonstrations: Demonstrations, spec: PolicySpec) -> None:
-        seen = {
-            entry.key: features([entry], demonstrations.observations[entry.key].flatten(1))
-            for entry in spec.observations
-        }
-        self.normalizers = {key: Normalizer.fit_limits(values) for key, values in seen.items()}
-        self._observations = torch.cat(
-            [self.normalizers[key].normalize(values) for key, values in seen.items()], dim=1
-        )
+        self.normalizers: dict[str, Normalizer] = {}
+        # Normalised values; images stay bytes, which as numbers would take four times the memory.
+        self._observed: list[Tensor] = []
+        for entry in spec.observations:
+            values = demonstrations.observations[entry.key]
+            if entry.image:
+                channels = torch.ones(entry.shape[0])
+                self.normalizers[entry.key] = Normalizer(2 * channels, -channels)
+            else:
+                values = features([entry], values.flatten(1))
+                self.normalizers[entry.key] = Normalizer.fit_limits(values)
+                values = self.normalizers[entry.key].normalize(values)
+            self._observed.append(values)
         actions = demonstrations.actions
         self.normalizers["action"] = Normalizer.fit_limits(actions)
         if spec.action_rotation == "rotation_6d":
@@ -65,8 +70,16 @@ class ChunkData:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Conditions ``(B, C)`` and chunks ``(B, Tp, Da)`` of the windows at ``index`` ``(B,)``."""
         steps = self._windows[index]
-        condition = self._observations[steps[:, : self._obs_horizon]].flatten(1)
+        seen = [values[steps[:, : self._obs_horizon]] for values in self._observed]
+        condition = torch.cat([_numbers(values) for values in seen], dim=2).flatten(1)
         return condition, self._actions[steps]
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """Frames ``(B, To, D)``; images ``(B, To, H, W, C)`` come out channels first, in [-1, 1]."""
+    if values.dtype != torch.uint8:
+        return values
+    return values.movedim(-1, 2).flatten(2).float() / 127.5 - 1
 
 
 def _position_limits(actions: Tensor) -> Normalizer:
@@ -110,7 +123,9 @@ class Trainer:
     def update(self) -> float:
         """One optimiser step on the denoising loss (Ho et al. 2020, eq. 14); returns the loss."""
         # Every draw is keyed by the step, so that a resumed run sees the batches it would have.
-        draw = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        seed = self.config.seed * 1_000_003 + self.step
+        draw = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout, and the crops of images
         size = self.config.batch_size
         index = torch.randint(len(self.data), (size,), generator=draw)
         level = torch.randint(self.chain.num_steps, (size,), generator=draw)
@@ -213,7 +228,12 @@ def policy_spec(config: DictConfig) -> PolicySpec:
     return PolicySpec(
         task=task.name,
         observations=tuple(
-            ObservationKey(entry.key, tuple(entry.shape), tuple(entry.get("quaternions", ())))
+            ObservationKey(
+                entry.key,
+                tuple(entry.shape),
+                tuple(entry.get("quaternions", ())),
+                entry.get("image", False),
+            )
             for entry in task.observations
         ),
         action_dim=task.action_dim,
@@ -224,6 +244,11 @@ def policy_spec(config: DictConfig) -> PolicySpec:
         action_horizon=policy.action_horizon,
         first_action=policy.obs_horizon - 1,
         network=OmegaConf.to_container(policy.network),  # type: ignore[arg-type]
+        encoder=(
+            OmegaConf.to_container(policy.encoder)  # type: ignore[arg-type]
+            if policy.get("encoder") is not None
+            else None
+        ),
         chain=OmegaConf.to_container(policy.chain),  # type: ignore[arg-type]
         parametrization=Parametrization(
             policy.prediction, sigma_data=0.5 if policy.prediction == "edm" else None

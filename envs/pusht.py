@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -14,7 +15,7 @@ from envs.errors import EpisodeError, RenderError
 from envs.pusht_keypoints import block_keypoints
 from envs.specs import TaskSpec
 
-Observation = dict[str, NDArray[np.float32]]
+Observation = dict[str, NDArray[np.float32] | NDArray[np.uint8]]
 
 _DRAWN_SIZE = 512
 """The simulator draws squares of a pixel a table unit; smaller frames are shrunk from those."""
@@ -32,6 +33,8 @@ class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         render_mode: None, or "rgb_array" if `render()` is to be called.
         width: Width of a frame in pixels.
         height: Height of a frame in pixels.
+        images: Images to observe, besides: `{"image": (height, width)}`; uint8 RGB
+            `(height, width, 3)`, without the action's cross, as Chi et al. recorded them.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -43,6 +46,7 @@ class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         *,
         width: int = 256,
         height: int = 256,
+        images: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise RenderError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -56,8 +60,12 @@ class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             visualization_height=_DRAWN_SIZE,
         )
         self._size = (width, height)
+        self._images = dict(images or {})
+        if set(self._images) - {"image"}:
+            raise RenderError(f"images: expected no key but 'image', got {sorted(self._images)}")
         self.observation_space = spaces.Dict(
             {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in task.observations}
+            | {k: spaces.Box(0, 255, (*size, 3), np.uint8) for k, size in self._images.items()}
         )
         self.action_space = spaces.Box(task.action_low, task.action_high, (task.action_dim,))
         self._steps = 0
@@ -153,11 +161,15 @@ class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._running = False
 
     def _observe(self, raw: dict[str, Any]) -> Observation:
-        """Keypoints of the block, and the pusher's position."""
-        return {
+        """Keypoints of the block, and the pusher's position; and the images, if any."""
+        observation: Observation = {
             "keypoint": block_keypoints(raw["block_pose"]).astype(np.float32),
             "agent_pos": np.asarray(raw["pos_agent"], dtype=np.float32),
         }
+        for key, (height, width) in self._images.items():
+            self.simulator.observation_height, self.simulator.observation_width = height, width
+            observation[key] = self.simulator._render()
+        return observation
 
 
 def _import_pusht() -> type[Any]:

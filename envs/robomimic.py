@@ -16,14 +16,16 @@ from envs.rendering import SceneRenderer, camera_index, make_renderer
 from envs.robosuite_setup import TASKS, env_kwargs, import_robosuite
 from envs.specs import ActionMode, TaskSpec
 
-Observation = dict[str, NDArray[np.float32]]
+Observation = dict[str, NDArray[np.float32] | NDArray[np.uint8]]
 
+_IMAGE = "_image"
+"""What robosuite and Robomimic append to a camera's name."""
 _ARM = 7
 """Numbers in one arm's action."""
 
 
 class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
-    """One Robomimic task: low-dimensional observations, end-effector actions, sparse reward.
+    """One Robomimic task: observations of the state, end-effector actions, sparse reward.
 
     A delta action holds, per arm, a translation (1 is 5 cm) and a rotation vector (1 is 0.5 rad) in
     the world frame, and the gripper (-1 opens, 1 closes); components outside [-1, 1] are clipped.
@@ -44,6 +46,8 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         action_mode: "delta" or "absolute".
         robosuite_arguments: Arguments of `robosuite.make` in place of the usual ones; see
             `env_meta.make_from_meta`.
+        images: Images to observe, besides: for each key, `<camera>_image`, height and width; uint8
+            RGB `(height, width, 3)`, top row first, as Robomimic's files hold them.
         terminate_on_success: Whether success ends an episode. Without it an episode goes on to the
             step limit; demonstrations are recorded so, to hold the steps after success.
     """
@@ -60,6 +64,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         height: int = 256,
         action_mode: ActionMode = "delta",
         robosuite_arguments: Mapping[str, Any] | None = None,
+        images: Mapping[str, tuple[int, int]] | None = None,
         terminate_on_success: bool = True,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -69,14 +74,19 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.render_mode = render_mode
         self._arguments = env_kwargs(row, action_mode) | dict(robosuite_arguments or {})
         self.robosuite = import_robosuite().make(row.env_name, **self._arguments)
+        self._images = dict(images or {})
+        for key in self._images:
+            if not key.endswith(_IMAGE):
+                raise RenderError(f"images: expected keys <camera>{_IMAGE}, got {key!r}")
         self.observation_space = spaces.Dict(
             {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in task.observations}
+            | {k: spaces.Box(0, 255, (*size, 3), np.uint8) for k, size in self._images.items()}
         )
         self._set_action_mode(action_mode)
         self._camera = camera or row.camera
         self._size = (height, width)
         self._terminate_on_success = terminate_on_success
-        self._renderer: SceneRenderer | None = None
+        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
         self._steps = 0
         self._last_action: NDArray[np.float64] | None = None
         self._started = False
@@ -100,7 +110,7 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.robosuite.rng.bit_generator.state = np.random.default_rng(
             episode_seed
         ).bit_generator.state
-        self._close_renderer()  # a hard reset replaces the model that the renderer looks at
+        self._close_renderers()  # a hard reset replaces the model that renderers look at
         raw = self.robosuite.reset()
         self._tell_controllers()  # they are new ones
         self._steps = 0
@@ -157,15 +167,18 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             )
         if not self._started:
             raise EpisodeError(f"{self.task.name}: call reset() before render()")
+        return self._draw(self._camera, self._size)
+
+    def _draw(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         model = self.robosuite.sim.model._model
-        camera = camera_index(model, self._camera)
-        if self._renderer is None:
-            self._renderer = make_renderer(model, *self._size)
-        return self._renderer.render(self.robosuite.sim.data._data, camera)
+        index = camera_index(model, camera)
+        if size not in self._renderers:
+            self._renderers[size] = make_renderer(model, *size)
+        return self._renderers[size].render(self.robosuite.sim.data._data, index)
 
     def close(self) -> None:
-        """Free the simulation and the renderer; calling it twice does no harm."""
-        self._close_renderer()
+        """Free the simulation and the renderers; calling it twice does no harm."""
+        self._close_renderers()
         if self.robosuite.sim is not None:
             self.robosuite.close()
         self._running = False
@@ -241,14 +254,17 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         }
 
     def _observe(self, raw: Mapping[str, Any]) -> Observation:
-        """Pick and cast the task's observations out of robosuite's."""
+        """Pick and cast the task's observations out of robosuite's, and draw the images."""
         names = {"object": "object-state"}
-        return {
+        state: Observation = {
             key: np.asarray(raw[names.get(key, key)], dtype=np.float32)
             for key, _ in self.task.observations
         }
+        images: Observation = {
+            key: self._draw(key.removesuffix(_IMAGE), size) for key, size in self._images.items()
+        }
+        return state | images
 
-    def _close_renderer(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+    def _close_renderers(self) -> None:
+        while self._renderers:
+            self._renderers.popitem()[1].close()

@@ -7,7 +7,6 @@ and writes it beside the weights. It takes a minute or two, once for a checkpoin
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import hydra
@@ -22,6 +21,7 @@ from asd_policy.formats import save_gain
 from asd_policy.policies.policy import Policy
 from asd_policy.sampling import Gain, calibrate
 from envs.errors import UnknownTaskError
+from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
 from eval.provenance import describe
 from eval.situations import Situations, record
@@ -70,7 +70,7 @@ def run(config: DictConfig) -> Path:
     task = envs.spec(policy.spec.task)
     situations = record(
         policy,
-        partial(envs.make, task.name, action_mode=policy.spec.action_mode),
+        env_maker(policy.spec),
         config.first_seed,
         config.chunks,
         task.max_episode_steps,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 
-import envs
+from eval.environments import maker
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Experiment:
     Attributes:
         task: The task's name, as in `envs.make`.
         checkpoint: Folder of the policy.
-        action_mode: What the policy's actions mean, as in `envs.make`.
+        env_options: What the policy's environment is told, as in `envs.make`.
         fingerprint: SHA-256 of the checkpoint, under which its results are kept.
         num_steps: K, the steps of the policy's reverse process.
         max_steps: Control steps after which an episode is stopped.
@@ -28,7 +28,7 @@ class Experiment:
 
     task: str
     checkpoint: Path
-    action_mode: str
+    env_options: Mapping[str, Any]
     fingerprint: str
     num_steps: int
     max_steps: int
@@ -37,7 +37,7 @@ class Experiment:
     @property
     def make_env(self) -> Callable[..., gymnasium.Env]:
         """Makes one environment; picklable, and takes the options of `envs.make`."""
-        return partial(envs.make, self.task, action_mode=self.action_mode)
+        return maker(self.task, self.env_options)
 
 
 @dataclass(frozen=True, order=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from asd_policy.formats import fingerprint, load_checkpoint
 from asd_policy.policies import Planner, Policy
 from asd_policy.sampling import Sampler, Sequential, Speculative, is_exact, parse_sampler
 from envs.errors import UnknownTaskError
+from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
 from eval.exactness_draws import MOST_SAMPLES, Drawn, draw, draw_at, observe
 from eval.exactness_report import Report
@@ -97,7 +97,7 @@ def run(config: DictConfig, command: str) -> Report:
     task = envs.spec(policy.spec.task)
     situations = observe(
         policy,
-        partial(envs.make, task.name, action_mode=policy.spec.action_mode),
+        env_maker(policy.spec),
         request.first_seed,
         request.observations,
         task.max_episode_steps,

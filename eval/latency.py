@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from asd_policy.policies import Policy
 from asd_policy.sampling import ChunkNoise, NoiseStream, Speculative, parse_sampler
 from envs import TaskSpec
 from envs.errors import UnknownTaskError
+from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
 from eval.latency_acts import time_acts
 from eval.latency_measure import Measured, measure
@@ -122,7 +122,7 @@ def run(config: DictConfig, command: str) -> Report:
                 request.checkpoint,
                 request.samplers,
                 request.device,
-                partial(envs.make, task.name, action_mode=policy.spec.action_mode),
+                env_maker(policy.spec),
                 request.first_seed,
                 task.max_episode_steps,
                 request.act_steps,
@@ -152,7 +152,7 @@ def _situations(request: Request, policy: Policy, task: TaskSpec) -> Situations:
                 f"{len(situations)}"
             )
         return situations
-    make_env = partial(envs.make, task.name, action_mode=policy.spec.action_mode)
+    make_env = env_maker(policy.spec)
     situations = record(
         policy, make_env, request.first_seed, request.chunks, task.max_episode_steps
     )

@@ -13,6 +13,7 @@ import asd_policy
 import envs
 from asd_policy.formats import fingerprint
 from asd_policy.sampling import parse_sampler
+from eval.environments import env_options
 from eval.episodes import Episode, Experiment
 from eval.errors import RequestError
 
@@ -105,7 +106,7 @@ def _experiment(config: DictConfig, task: str) -> Experiment:
     return Experiment(
         task=task,
         checkpoint=path,
-        action_mode=spec.action_mode,
+        env_options=env_options(spec),
         fingerprint=fingerprint(path),
         num_steps=spec.build_chain().num_steps,
         max_steps=max_steps,

@@ -211,6 +211,11 @@ class PolicySpec:
         return self.action_dim
 
     @property
+    def images(self) -> dict[str, tuple[int, int]]:
+        """Height and width of each image that is observed, by its key."""
+        return {e.key: (e.shape[1], e.shape[2]) for e in self.observations if e.image}
+
+    @property
     def normalizer_sizes(self) -> dict[str, int]:
         """Number of values of each normaliser, by its key."""
         return {entry.key: entry.scales for entry in self.observations} | {

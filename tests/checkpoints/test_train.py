@@ -234,3 +234,32 @@ def test_absolute_actions_must_be_in_the_file(dataset):
 def test_refuses_predictions_that_there_are_not(dataset, tmp_path):
     with pytest.raises(asd_policy.AsdPolicyError, match="unknown prediction 'noise'"):
         policy_spec(configure(dataset, tmp_path, "policy.prediction=noise"))
+
+
+@pytest.mark.skipif(not PUSHT.exists(), reason="the recorded demonstrations are not here")
+def test_learns_from_images(tmp_path):
+    options = [
+        "task=pusht_image",
+        "task.action_mode=position",
+        "policy=chi_unet_image",
+        "policy.encoder.widths=[16,16,16,16]",
+        "policy.encoder.blocks=[1,1,1,1]",
+        "batch_size=4",
+        "steps=2",
+        *UNET,
+    ]
+    folder = train(configure(PUSHT, tmp_path / "run", *options))
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.spec.images == {"image": (96, 96)}
+    policy = asd_policy.load_policy(folder, sampler="asd-paper:24", device="cpu")
+    policy.reset(seed=1)
+    camera = np.full((96, 96, 3), 200, np.uint8)
+    action = policy.act({"image": camera, "agent_pos": np.array([100.0, 200.0])})
+    assert action.shape == (2,)
+    policy.reset(seed=1)
+    network_order = camera.transpose(2, 0, 1) / 255
+    same = policy.act({"image": network_order, "agent_pos": np.array([100.0, 200.0])})
+    np.testing.assert_allclose(same, action, atol=1e-3)
+    for bad in (camera.astype(float), camera[:90], camera.transpose(2, 0, 1).astype(np.int64)):
+        with pytest.raises(asd_policy.ObservationError, match="image: expected"):
+            policy.act({"image": bad, "agent_pos": np.zeros(2)})

@@ -145,3 +145,27 @@ def test_recorded_actions_give_the_recorded_states(env):
         observation, _, _, _, info = env.step(action[step])
         np.testing.assert_allclose(observation["agent_pos"], state[step + 1, :2], atol=1e-3)
         np.testing.assert_allclose(info["block_pose"][:2], state[step + 1, 2:4], atol=1e-2)
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded demonstrations are not here")
+def test_images_are_as_chi_et_al_recorded_them():
+    import zarr
+
+    group = zarr.open(str(RECORDED), mode="r")
+    env = envs.make("pusht", images={"image": (96, 96)})
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    for step in (0, 5000, 12345):
+        state, recorded = group["data/state"][step], group["data/img"][step]
+        place(env, state[:2], state[2:])
+        env.simulator.space.step(1e-9)  # what is drawn follows the bodies in a step
+        raw = {"block_pose": state[2:], "pos_agent": state[:2]}
+        drawn = env._observe(raw)["image"]
+        assert drawn.dtype == np.uint8
+        assert np.abs(drawn - recorded).mean() < 0.3  # of 255; edges of shapes
+    env.close()
+
+
+def test_an_image_of_another_name_is_refused():
+    with pytest.raises(RenderError, match="expected no key but 'image', got"):
+        envs.make("pusht", images={"top": (96, 96)})

@@ -159,3 +159,28 @@ def test_a_run_that_draws_nothing_is_quiet_and_needs_no_opengl():
     )
     assert run.stdout.strip() == "False None"
     assert run.stderr == ""
+
+
+def test_images_are_observed_by_camera():
+    images = {"agentview_image": (84, 84), "robot0_eye_in_hand_image": (40, 60)}
+    env = envs.make("lift", images=images)
+    first, _ = env.reset(seed=0)
+    assert env.observation_space.contains(first)
+    assert first["robot0_eye_in_hand_image"].shape == (40, 60, 3)
+    table, cube = first["agentview_image"][70, 40], first["agentview_image"][46, 37]
+    assert table.min() > 180  # white
+    assert cube[0] > 2 * cube[1]  # red
+    later, *_ = env.step(np.ones(7, np.float32))
+    assert (first["agentview_image"] != later["agentview_image"]).any()
+    again, _ = env.reset(seed=0)
+    assert_same([first], [again])
+    env.close()
+
+
+def test_images_must_name_cameras():
+    with pytest.raises(RenderError, match="expected keys <camera>_image, got 'front'"):
+        envs.make("lift", images={"front": (84, 84)})
+    env = envs.make("lift", images={"front_image": (84, 84)})
+    with pytest.raises(RenderError, match="no camera 'front' in this scene; there are: "):
+        env.reset(seed=0)
+    env.close()
