@@ -119,7 +119,7 @@ def test_lift_draws_on_demand_only(monkeypatch):
         env.render()
     env.reset(seed=0)
     env.step(np.zeros(7, dtype=np.float32))
-    assert env._renderer is None
+    assert not env._renderers
 
     frame = env.render().astype(int)
     env.reset(seed=1)  # a new model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden import fixture, golden
 from torch import nn
 
 import asd_policy
@@ -206,3 +207,24 @@ def test_inpainting_is_refused():
     policy.obs_as_global_cond = False
     with pytest.raises(TypeError, match="inpaints"):
         asd_policy.accelerate(policy)
+
+
+def test_lerobots_own_policy():
+    modeling = pytest.importorskip("lerobot.policies.diffusion.modeling_diffusion")
+    folder = fixture("lerobot_033_state/pretrained_model")
+    policy = modeling.DiffusionPolicy.from_pretrained(str(folder)).eval()
+    keys = ("observation.state", "observation.environment_state")
+    arrays = golden("lerobot_033_state/golden_diffusers0352.npz")
+    frame = {key: arrays[f"raw_obs.{key}"][:, 0] for key in keys}
+
+    def act():
+        policy.reset()
+        torch.manual_seed(0)
+        return policy.select_action(frame)
+
+    own = act()
+    with asd_policy.accelerate(policy, "asd-paper:24") as accelerated:
+        ours = act()
+        assert ours.shape == own.shape
+        assert max(accelerated.last.calls) < 100
+    assert torch.equal(act(), own)
