@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import asd_policy
-from asd_policy.formats.native import Checkpoint, save_checkpoint
+from asd_policy.formats.native import Checkpoint, load_checkpoint, save_checkpoint
 from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.observation import features
 from asd_policy.policies.rotation import ARM_6D, pose_to_6d
@@ -31,9 +32,20 @@ from checkpoints.stopping import stop_like_ctrl_c
 
 
 class ChunkData:
-    """Normalised training windows in memory."""
+    """Normalised training windows in memory.
 
-    def __init__(self, demonstrations: Demonstrations, spec: PolicySpec) -> None:
+    Args:
+        demonstrations: Where they come from.
+        spec: The policy.
+        normalizers: Of a policy that is trained on; fitted to the demonstrations when None.
+    """
+
+    def __init__(
+        self,
+        demonstrations: Demonstrations,
+        spec: PolicySpec,
+        normalizers: Mapping[str, Normalizer] | None = None,
+    ) -> None:
         self.normalizers: dict[str, Normalizer] = {}
         # Normalised values; images stay bytes, which as numbers would take four times the memory.
         self._observed: list[Tensor] = []
@@ -44,7 +56,9 @@ class ChunkData:
                 self.normalizers[entry.key] = Normalizer(2 * channels, -channels)
             else:
                 values = features([entry], values.flatten(1))
-                self.normalizers[entry.key] = Normalizer.fit_limits(values)
+                self.normalizers[entry.key] = (
+                    normalizers[entry.key] if normalizers else Normalizer.fit_limits(values)
+                )
                 values = self.normalizers[entry.key].normalize(values)
             self._observed.append(values)
         actions = demonstrations.actions
@@ -52,6 +66,8 @@ class ChunkData:
         if spec.action_rotation == "rotation_6d":
             actions = pose_to_6d(actions.double()).float()
             self.normalizers["action"] = _position_limits(actions)
+        if normalizers:
+            self.normalizers["action"] = normalizers["action"]
         self._actions = self.normalizers["action"].normalize(actions)
         self._windows = torch.from_numpy(
             window_indices(
@@ -199,6 +215,7 @@ class Trainer:
         """Write the averaged weights as a native checkpoint."""
         recipe: dict[str, Any] = OmegaConf.to_container(self.config)  # type: ignore[assignment]
         recipe.pop("output")
+        recipe["initial"] = None if self.config.initial is None else Path(self.config.initial).name
         recipe["dataset"] = [Path(path).name for path in dataset_paths(self.config)]
         provenance = {
             "recipe": recipe,
@@ -264,13 +281,22 @@ def train(config: DictConfig) -> Path:
 
     Raises:
         FileNotFoundError: If there are no demonstrations.
-        ValueError: If they cannot be read, or the output holds a run of another recipe.
+        ValueError: If they cannot be read, the output holds a run of another recipe, or the initial
+            checkpoint is another policy's.
+        asd_policy.CheckpointError: If the initial checkpoint cannot be read.
     """
     torch.set_num_threads(config.threads)
     spec = policy_spec(config)
     keys = [entry.key for entry in spec.observations]
     demonstrations = load_demonstrations(dataset_paths(config), keys, spec.action_mode)
-    trainer = Trainer(config, spec, ChunkData(demonstrations, spec))
+    initial = None if config.initial is None else load_checkpoint(config.initial)
+    if initial is not None and initial.spec != spec:
+        raise ValueError(f"initial: {config.initial} is another policy than the one to be trained")
+    data = ChunkData(demonstrations, spec, None if initial is None else initial.normalizers)
+    trainer = Trainer(config, spec, data)
+    if initial is not None:
+        for network in (trainer.network, trainer.ema):
+            network.load_state_dict(initial.network.state_dict())
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     state = output / "train_state.pt"
@@ -300,7 +326,7 @@ def main(config: DictConfig) -> None:
         print(f"wrote {train(config)}")
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on from here") from None
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, asd_policy.CheckpointError) as error:
         raise SystemExit(f"train: {error}") from error
 
 

@@ -263,3 +263,17 @@ def test_learns_from_images(tmp_path):
     for bad in (camera.astype(float), camera[:90], camera.transpose(2, 0, 1).astype(np.int64)):
         with pytest.raises(asd_policy.ObservationError, match="image: expected"):
             policy.act({"image": bad, "agent_pos": np.zeros(2)})
+
+
+def test_a_policy_is_trained_on_with_its_normalisers(dataset, tmp_path):
+    first = train(configure(dataset, tmp_path / "first"))
+    # So small a rate that the weights stay what they were.
+    options = [f"initial={first}", "learning_rate=1e-12", "steps=1"]
+    second = train(configure(dataset, tmp_path / "second", *options))
+    was, now = load_checkpoint(first), load_checkpoint(second)
+    for name, weight in was.network.state_dict().items():
+        torch.testing.assert_close(now.network.state_dict()[name], weight, atol=1e-6, rtol=0)
+    for key, normalizer in was.normalizers.items():
+        assert torch.equal(now.normalizers[key].scale, normalizer.scale)
+    with pytest.raises(ValueError, match="another policy"):
+        train(configure(dataset, tmp_path / "third", f"initial={first}", "policy.action_horizon=4"))

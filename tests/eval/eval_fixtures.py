@@ -23,5 +23,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def experiment(checkpoint: Path) -> Experiment:
     """Short PushT episodes with that policy."""
     return Experiment(
-        "pusht", checkpoint, "position", fingerprint(checkpoint), NUM_STEPS, 20, "cpu"
+        "pusht",
+        checkpoint,
+        {"action_mode": "position"},
+        fingerprint(checkpoint),
+        NUM_STEPS,
+        20,
+        "cpu",
     )

@@ -25,6 +25,6 @@ def test_a_pusht_episode_is_filmed(tmp_path, experiment):
 
 def test_an_exception_in_a_process_apart_keeps_its_traceback(tmp_path, experiment):
     missing = replace(experiment, checkpoint=tmp_path)
-    with pytest.raises(Exception, match="missing") as error:
+    with pytest.raises(Exception, match="no checkpoint of a known") as error:
         run_apart(film, missing, Episode("ddpm", 3, 0), tmp_path / "episode.mp4")
-    assert "load_checkpoint" in str(error.value.__cause__)
+    assert "read_checkpoint" in str(error.value.__cause__)
