@@ -242,7 +242,6 @@ def _chi_names(unet: Tensors) -> Tensors:
     """LeRobot's names of the U-Net's tensors as Chi's (the networks are one)."""
     renamed = {}
     for name, tensor in unet.items():
-        name = name.removeprefix("_orig_mod.")
         name = re.sub(r"\.conv([12])\.block\.", lambda m: f".blocks.{int(m[1]) - 1}.block.", name)
         name = re.sub(
             r"^(down|up)_modules\.(\d+)\.2\.(weight|bias)$", r"\1_modules.\2.2.conv.\3", name

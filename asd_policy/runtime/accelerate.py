@@ -130,7 +130,7 @@ class _OneStep:
         self._sampler, self._gain, self._report = sampler, gain, report
         self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._steps: int | None = None
-        self._tables: dict[int | None, tuple[GaussianChain, Any]] = {}
+        self._tables: dict[Any, tuple[GaussianChain, CleanPrediction]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
@@ -190,14 +190,15 @@ class _OneStep:
         return _Step(result.x.to(sample.dtype))
 
     def _chain(self, device: torch.device) -> tuple[GaussianChain, CleanPrediction]:
-        if self._steps not in self._tables:
+        key = self._steps, device
+        if key not in self._tables:
             options = dict(self._scheduler.config)
             chain_options, parametrization = chain_and_parametrization(
                 options, self._steps, _posterior(), type(self._scheduler).__name__
             )
             chain = GaussianChain.ddpm(**{k: v for k, v in chain_options.items() if k != "name"})
-            self._tables[self._steps] = chain, CleanPrediction(chain, parametrization, device)
-        return self._tables[self._steps]
+            self._tables[key] = chain, CleanPrediction(chain, parametrization, device)
+        return self._tables[key]
 
 
 _sample = sample
