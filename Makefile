@@ -37,7 +37,7 @@ paper-table: $(READY)
 	  $(PY) -m eval.success --config-name paper policy=$$policy $(PAPER) || exit 1; done
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY)
 	$(PY) -m pytest -m slow

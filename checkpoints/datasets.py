@@ -130,7 +130,7 @@ def _load_pusht(path: Path, keys: list[str]) -> Demonstrations:
 def _bytes(images: Any) -> np.ndarray:
     """Images that were stored as floats, a part at a time: together they take gigabytes."""
     pixels = np.empty(images.shape, np.uint8)
-    for start in range(0, len(images), 1024):
+    for start in range(0, images.shape[0], 1024):  # zarr 3's arrays have no len()
         pixels[start : start + 1024] = np.rint(images[start : start + 1024])
     return pixels
 

@@ -118,7 +118,9 @@ class Trainer:
         time = self.chain.network_time.to(self.device)
         self.time = time.float() if time.is_floating_point() else time
         self.clean = CleanPrediction(self.chain, spec.parametrization, self.device)
+        # Convolutions of images take nearly half the time in this layout; the others do not mind.
         self.network = spec.build_network().to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),

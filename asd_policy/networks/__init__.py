@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from asd_policy.networks.image_conditioned import Entry, ImageConditioned
-from asd_policy.networks.image_encoder import ImageEncoder
+from asd_policy.networks.image_encoder import ImageEncoder, encoded_features
 from asd_policy.networks.score_gpt import ScoreGPT
 from asd_policy.networks.sizes import Sizes
 from asd_policy.networks.transformer import DiffusionTransformer
@@ -23,6 +23,7 @@ __all__ = [
     "ScoreGPT",
     "Sizes",
     "build_network",
+    "encoded_features",
 ]
 
 

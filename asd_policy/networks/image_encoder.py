@@ -7,7 +7,7 @@ One class covers robomimic's ``VisualCore``, LeRobot's ``DiffusionRgbEncoder`` a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +21,8 @@ Pool = Literal["spatial_softmax", "average"]
 
 MOST_PIXELS = 2048
 """Longest side of an image."""
+WIDTHS, FEATURE_DIM = (64, 128, 256, 512), 64
+"""An encoder's own, where its options name none: ResNet-18's."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -173,7 +175,7 @@ class ImageEncoder(nn.Module):
         self,
         shape: Sequence[int],
         *,
-        widths: Sequence[int] = (64, 128, 256, 512),
+        widths: Sequence[int] = WIDTHS,
         blocks: Sequence[int] = (2, 2, 2, 2),
         norm: Norm = "group",
         resize: Sequence[int] | None = None,
@@ -185,7 +187,7 @@ class ImageEncoder(nn.Module):
         pool: Pool = "spatial_softmax",
         keypoints: int = 32,
         temperature: float = 1.0,
-        feature_dim: int | None = 64,
+        feature_dim: int | None = FEATURE_DIM,
     ) -> None:
         super().__init__()
         channels, height, width = whole_numbers(
@@ -250,6 +252,12 @@ class ImageEncoder(nn.Module):
         # As a convolution (dilated, see SpatialSoftmax): a matrix product rounds by its rows.
         weight, bias = self.out.weight, self.out.bias
         return F.relu(F.conv1d(pooled[:, :, None], weight[:, :, None], bias, dilation=2)[:, :, 0])
+
+
+def encoded_features(options: Mapping[str, Any]) -> int:
+    """Number of values that an image becomes in an ``ImageEncoder`` of such options."""
+    dim: int | None = options.get("feature_dim", FEATURE_DIM)
+    return options.get("widths", WIDTHS)[-1] if dim is None else dim
 
 
 def _constant(values: Any) -> Tensor:

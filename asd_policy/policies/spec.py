@@ -10,7 +10,14 @@ from typing import Any
 from torch import nn
 
 from asd_policy.errors import CheckpointError
-from asd_policy.networks import NETWORKS, Entry, ImageConditioned, Sizes, build_network
+from asd_policy.networks import (
+    NETWORKS,
+    Entry,
+    ImageConditioned,
+    Sizes,
+    build_network,
+    encoded_features,
+)
 from asd_policy.policies.rotation import ARM_6D, ARM_VECTOR
 from asd_policy.sampling.chain import GaussianChain
 from asd_policy.sampling.denoiser import Parametrization
@@ -19,8 +26,6 @@ from asd_policy.sampling.denoiser import Parametrization
 _MAX_SIZE = 1 << 16
 _CONTEXTS = ("repeated", "growing")
 _ACTION_MODES = ("position", "delta", "absolute", "unknown")
-# Of an encoder that does not name its own.
-_FEATURE_DIM, _WIDTHS = 64, (64, 128, 256, 512)
 _CHAINS: Mapping[str, Callable[..., GaussianChain]] = {
     "ddpm": GaussianChain.ddpm,
     "edm_ancestral": GaussianChain.edm_grid,
@@ -225,9 +230,7 @@ class PolicySpec:
     @property
     def sizes(self) -> Sizes:
         """What the network must know of the policy."""
-        encoder = self.encoder or {}
-        dim = encoder.get("feature_dim", _FEATURE_DIM)
-        encoded = encoder.get("widths", _WIDTHS)[-1] if dim is None else dim
+        encoded = encoded_features(self.encoder or {})
         features = sum(encoded if e.image else e.features for e in self.observations)
         return Sizes(self.planned_dim, self.pred_horizon, features, self.obs_horizon)
 
