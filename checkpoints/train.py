@@ -127,6 +127,7 @@ class Trainer:
             lr=config.learning_rate,
             betas=(0.95, 0.999),
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.step = 0
 
