@@ -73,7 +73,9 @@ def test_robomimic_acts_as_its_rollout_policy(monkeypatch):
         assert pose_difference(policy.act(frame)[0], expected) < SAMPLE
 
 
-@pytest.mark.parametrize("name", ["lerobot_033_state", "lerobot_044_image"])
+@pytest.mark.parametrize(
+    "name", ["lerobot_033_state", "lerobot_033_image", "lerobot_044_state", "lerobot_044_image"]
+)
 @torch.inference_mode()
 def test_lerobot_acts_as_its_select_action(monkeypatch, name):
     checkpoint = read_checkpoint(fixture(f"{name}/pretrained_model"))
