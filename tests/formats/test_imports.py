@@ -218,6 +218,24 @@ def test_a_converted_checkpoint_acts_as_its_source(tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_converted_run_of_beso_needs_its_scaler_no_more(tmp_path):
+    from asd_policy.formats.convert import main
+
+    source, native = fixture("beso_two_layers/c_beso_1"), tmp_path / "native"
+    scaler = scaler_of("beso_two_layers", tmp_path)
+    assert main([str(source), str(native), "--scaler", str(scaler)]) == 0
+    policies = [
+        asd_policy.load_policy(source, sampler="ddpm", device="cpu", scaler=scaler),
+        asd_policy.load_policy(native, sampler="ddpm", device="cpu"),
+    ]
+    frame = {e.key: torch.full(e.shape, 0.1).numpy() for e in policies[0].spec.observations}
+    for policy in policies:
+        policy.reset(seed=3)
+    for _ in range(3):
+        actions = [policy.act(frame) for policy in policies]
+        assert (actions[0] == actions[1]).all()
+
+
 def test_inspect_says_what_is_there(capsys):
     from asd_policy.formats.inspect import main
 
