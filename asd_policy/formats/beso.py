@@ -55,8 +55,6 @@ def read(folder: Path, scaler: str | Path | None) -> Checkpoint:
     where = str(folder)
     config = Config(_yaml(folder / CONFIG_FILE), where)
     inner = "agents.model.inner_model."
-    if not config.get(inner + "linear_output", False):
-        raise CheckpointError(f"{where}: an output of two layers; only linear_output is run")
     if scaler is None:
         raise CheckpointError(f"{where}: {_MISSING}")
     with TorchFile(folder / WEIGHTS_FILE) as file:
@@ -78,7 +76,10 @@ def read(folder: Path, scaler: str | Path | None) -> Checkpoint:
     observations = [ObservationKey("observation", (frame,))]
     if goal:
         observations.append(ObservationKey("goal_observation", (goal, frame)))
-    action_dim = shape(tensors, "action_pred.weight", where)[0]
+    # A linear head, or a perceptron: Sequential(Linear, SiLU, Linear).
+    perceptron = "action_pred.0.weight" in tensors
+    head = "action_pred.2.weight" if perceptron else "action_pred.weight"
+    action_dim, width = shape(tensors, head, where)
     statistics = _Scaler(Path(scaler), config, frame, action_dim)
     spec = PolicySpec(
         task=str(config.get("workspaces.env_name", "unknown")),
@@ -98,6 +99,7 @@ def read(folder: Path, scaler: str | Path | None) -> Checkpoint:
             "p_drop_emb": float(config.get(inner + "embed_pdrob", 0.0)),
             "p_drop": float(config.get(inner + "attn_pdrop", 0.0)),
             "goal_frames": goal,
+            "head_hidden": width if perceptron else None,
         },
         context="growing",
         action_limits=statistics.limits,
@@ -124,10 +126,13 @@ class _Scaler:
         self.where = str(path)
         self.frame = frame
         arrays = _arrays(path)
-        scaled = bool(config.get("scale_data", True))
-        minmax = bool(
-            config.get("use_minmax_scaler", config.get("agents.use_minmax_scaler", False))
-        )
+        # The workspace makes the scaler, and MinMaxScaler too scales only where scale_data says so.
+        scaled = config.get("workspaces.scale_data")
+        if not isinstance(scaled, bool):
+            raise CheckpointError(
+                f"{config.where}: cfg.workspaces.scale_data: expected true or false, got {scaled!r}"
+            )
+        minmax = bool(config.get("workspaces.use_minmax_scaler", False))
         one, zero = torch.ones(1).double(), torch.zeros(1).double()
         scale, offset = one, zero
         if scaled:
@@ -136,11 +141,10 @@ class _Scaler:
         self.observations = affine(scale, offset, frame, "observation", self.where)
         low, high = self._bounds(arrays, action_dim)
         scale, offset = one, zero
-        if minmax:
+        if scaled and minmax:
             least = self._vector(arrays, "y_min", action_dim)
             scale = 2 / (self._vector(arrays, "y_max", action_dim) - least)
             offset = -least * scale - 1
-            low, high = -one.expand(action_dim), one.expand(action_dim)
         elif scaled:
             scale = 1 / (self._vector(arrays, "y_std", action_dim) + 1e-12)
             offset = -self._vector(arrays, "y_mean", action_dim) * scale

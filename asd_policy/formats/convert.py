@@ -71,7 +71,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        convert(options.checkpoint, options.folder, posterior=options.posterior, half=options.half)
+        convert(
+            options.checkpoint,
+            options.folder,
+            posterior=options.posterior,
+            half=options.half,
+            scaler=options.scaler,
+        )
     except (AsdPolicyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

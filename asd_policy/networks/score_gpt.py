@@ -75,6 +75,7 @@ class ScoreGPT(nn.Module):
         p_drop: Dropout within the blocks in training.
         goal_frames: Frames of the goal. Each observed frame then ends with a goal of so many
             frames like the one it begins with; that of the last frame counts.
+        head_hidden: Width of the output's hidden layer; None for a linear output.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ScoreGPT(nn.Module):
         p_drop_emb: float = 0.0,
         p_drop: float = 0.05,
         goal_frames: int = 0,
+        head_hidden: int | None = None,
     ) -> None:
         super().__init__()
         if goal_frames < 0 or sizes.observation_dim % (1 + goal_frames):
@@ -95,6 +97,8 @@ class ScoreGPT(nn.Module):
             )
         if not 1 <= n_layer <= MOST_LAYERS:
             raise ValueError(f"n_layer: expected 1 to {MOST_LAYERS}, got {n_layer}")
+        if head_hidden is not None and head_hidden < 1:
+            raise ValueError(f"head_hidden: expected a width or None, got {head_hidden}")
         if n_emb % n_head:
             raise ValueError(f"n_emb: expected a multiple of n_head = {n_head}, got {n_emb}")
         if sizes.pred_horizon < sizes.obs_horizon:
@@ -113,7 +117,13 @@ class ScoreGPT(nn.Module):
         self.ln_f = nn.LayerNorm(n_emb)
         self.sigma_emb = nn.Linear(1, n_emb)
         self.action_emb = nn.Linear(sizes.action_dim, n_emb)
-        self.action_pred = nn.Linear(n_emb, sizes.action_dim)
+        self.action_pred: nn.Module
+        if head_hidden is None:
+            self.action_pred = nn.Linear(n_emb, sizes.action_dim)
+        else:
+            self.action_pred = nn.Sequential(
+                nn.Linear(n_emb, head_hidden), nn.SiLU(), nn.Linear(head_hidden, sizes.action_dim)
+            )
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

@@ -283,6 +283,16 @@ def test_a_spoiled_scaler_of_beso(tmp_path, arrays, message):
         read_checkpoint(fixture("beso_kitchen/c_beso_1"), scaler=path)
 
 
+def test_a_run_of_beso_that_does_not_say_how_it_scales(tmp_path):
+    shutil.copytree(fixture("beso_kitchen/c_beso_1"), tmp_path / "run")
+    config = tmp_path / "run" / ".hydra" / "config.yaml"
+    config.chmod(0o644)
+    config.write_text(config.read_text().replace("scale_data: false", ""))
+    np.savez(tmp_path / "scaler.npz")
+    with pytest.raises(CheckpointError, match="scale_data: expected true or false, got None"):
+        read_checkpoint(tmp_path / "run", scaler=tmp_path / "scaler.npz")
+
+
 def test_a_folder_or_file_of_no_known_kind(tmp_path):
     with pytest.raises(CheckpointError, match="missing; expected a checkpoint: native: "):
         read_checkpoint(tmp_path / "nothing")

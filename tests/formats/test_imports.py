@@ -73,7 +73,9 @@ def test_robomimic_acts_as_its_rollout_policy(monkeypatch):
         assert pose_difference(policy.act(frame)[0], expected) < SAMPLE
 
 
-@pytest.mark.parametrize("name", ["lerobot_033_state", "lerobot_044_image"])
+@pytest.mark.parametrize(
+    "name", ["lerobot_033_state", "lerobot_033_image", "lerobot_044_state", "lerobot_044_image"]
+)
 @torch.inference_mode()
 def test_lerobot_acts_as_its_select_action(monkeypatch, name):
     checkpoint = read_checkpoint(fixture(f"{name}/pretrained_model"))
@@ -113,21 +115,29 @@ def test_diffusion_policy_with_images(diffusers, posterior):
     assert pose_difference(planned.actions, pose_from_6d(arrays["action_pred"].double())) < SAMPLE
 
 
-@pytest.fixture
-def scaler(tmp_path):
+BESO = ["beso_kitchen", "beso_block_push", "beso_two_layers"]
+
+
+def scaler_of(name, folder):
     """The statistics that BESO's own scaler had, as a user would save them."""
-    arrays = golden("beso_kitchen/golden.npz")
+    arrays = golden(f"{name}/golden.npz")
     known = {n.removeprefix("scaler."): a for n, a in arrays.items() if n.startswith("scaler.")}
     numbers = {n: a.numpy() for n, a in known.items() if isinstance(a, torch.Tensor)}
-    np.savez(tmp_path / "scaler.npz", **numbers)
-    return tmp_path / "scaler.npz"
+    np.savez(folder / "scaler.npz", **numbers)
+    return folder / "scaler.npz"
 
 
+@pytest.fixture
+def scaler(tmp_path):
+    return scaler_of("beso_kitchen", tmp_path)
+
+
+@pytest.mark.parametrize("name", BESO)
 @torch.inference_mode()
-def test_besos_network(scaler):
-    checkpoint = read_checkpoint(fixture("beso_kitchen/c_beso_1"), scaler=scaler)
-    arrays = golden("beso_kitchen/golden.npz")
-    goal = arrays["net_goal"].flatten(1)[:, None].expand(-1, 4, -1)
+def test_besos_network(name, tmp_path):
+    checkpoint = read_checkpoint(fixture(f"{name}/c_beso_1"), scaler=scaler_of(name, tmp_path))
+    arrays = golden(f"{name}/golden.npz")
+    goal = arrays["net_goal"].flatten(1)[:, None].expand(-1, checkpoint.spec.obs_horizon, -1)
     condition = torch.cat([arrays["net_state"], goal], dim=2).flatten(1)
     output = checkpoint.network(arrays["net_action"], arrays["net_sigma"], condition)
     assert largest(output, arrays["inner_out"]) < NETWORK
@@ -135,12 +145,13 @@ def test_besos_network(scaler):
     assert largest(chain.network_time, arrays["sigmas_100"][:-1]) < 1e-6
 
 
+@pytest.mark.parametrize("name", BESO)
 @torch.inference_mode()
-def test_beso_acts_as_its_agent_while_its_window_grows_and_after(scaler, monkeypatch):
-    checkpoint = read_checkpoint(fixture("beso_kitchen/c_beso_1"), scaler=scaler)
-    arrays = golden("beso_kitchen/golden.npz")
-    window, calls = checkpoint.spec.obs_horizon, len(arrays["action_100"])
-    initial = torch.zeros(calls, 1, window, 9)
+def test_beso_acts_as_its_agent_while_its_window_grows_and_after(name, tmp_path, monkeypatch):
+    checkpoint = read_checkpoint(fixture(f"{name}/c_beso_1"), scaler=scaler_of(name, tmp_path))
+    arrays = golden(f"{name}/golden.npz")
+    window, (calls, action_dim) = checkpoint.spec.obs_horizon, arrays["action_100"].shape
+    initial = torch.zeros(calls, 1, window, action_dim)
     steps = arrays["step_noise_100"].clone()  # right-aligned in the file
     for call in range(calls):
         tokens = min(call + 1, window)
@@ -205,6 +216,24 @@ def test_a_converted_checkpoint_acts_as_its_source(tmp_path, capsys):
     assert (actions[0] == actions[1]).all()
     assert main([str(source), str(tmp_path / "native")]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_a_converted_run_of_beso_needs_its_scaler_no_more(tmp_path):
+    from asd_policy.formats.convert import main
+
+    source, native = fixture("beso_two_layers/c_beso_1"), tmp_path / "native"
+    scaler = scaler_of("beso_two_layers", tmp_path)
+    assert main([str(source), str(native), "--scaler", str(scaler)]) == 0
+    policies = [
+        asd_policy.load_policy(source, sampler="ddpm", device="cpu", scaler=scaler),
+        asd_policy.load_policy(native, sampler="ddpm", device="cpu"),
+    ]
+    frame = {e.key: torch.full(e.shape, 0.1).numpy() for e in policies[0].spec.observations}
+    for policy in policies:
+        policy.reset(seed=3)
+    for _ in range(3):
+        actions = [policy.act(frame) for policy in policies]
+        assert (actions[0] == actions[1]).all()
 
 
 def test_inspect_says_what_is_there(capsys):
