@@ -225,6 +225,8 @@ def _own_encoders(
     resize, crop = config.get(prefix + "resize_shape"), config.get(prefix + "crop_shape")
     if isinstance(resize, Mapping) or isinstance(crop, Mapping):
         raise CheckpointError(f"{where}: resize_shape and crop_shape of each camera's own")
+    if not config.get(prefix + "random_crop", True):
+        crop = None  # the project's code loses the centre crop that it makes in this case
     cameras = ["rgb"] if shared else [entry.key for entry in observations if entry.image]
     kinds: list[dict[str, Any]] = []
     weights: dict[str, Any] = {}
@@ -238,7 +240,6 @@ def _own_encoders(
         **same_options(kinds, where),
         "resize": resize,
         "crop": crop,
-        "random_crop": bool(config.get(prefix + "random_crop", True)),
         "imagenet_norm": bool(config.get(prefix + "imagenet_norm", False)),
     }, weights
 

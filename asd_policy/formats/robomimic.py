@@ -125,10 +125,14 @@ class _Actions:
                 f"{where}: actions {self.keys} of {self.planned} numbers: rotations of six numbers "
                 "are run for one arm, as position, rotation, gripper"
             )
-        absolute = any("abs" in str(key).rsplit("/", 1)[-1] for key in self.keys)
+        target = (options.get(converted[0]) or {}).get("convert_at_runtime") if six else None
+        if target not in (None, "rot_axis_angle"):
+            raise CheckpointError(
+                f"{where}: rotations that become {target!r}; only 'rot_axis_angle' is run"
+            )
         self.rotation = "rotation_6d" if six else None
         self.dim = 7 if six else self.planned
-        self.mode = "absolute" if absolute else "delta"
+        self.mode = _action_mode(self.keys, content)
 
     def normalizer(self, size: int) -> Normalizer:
         """What maps raw actions to the network's: robomimic stores the inverse."""
@@ -147,6 +151,38 @@ class _Actions:
         if bool((scale == 0).any()) or len(offset) != len(scale):
             raise CheckpointError(f"{self.where}: action_normalization_stats: a scale of zero")
         return affine(1 / scale, -offset / scale, size, "action", self.where)
+
+
+def _action_mode(keys: list[Any], content: Mapping[str, Any]) -> str:
+    """What actions mean: their names may say it, or else the controllers of the environment."""
+    if any("abs" in str(key).rsplit("/", 1)[-1] for key in keys):
+        return "absolute"
+    if keys != ["actions"]:
+        return "delta"
+    metadata = content.get("env_metadata")
+    arguments = metadata.get("env_kwargs") if isinstance(metadata, Mapping) else None
+    found = arguments.get("controller_configs") if isinstance(arguments, Mapping) else None
+    modes = {
+        # Since robosuite 1.5, and before it; both are deltas by default.
+        arm.get("input_type") or ("delta" if arm.get("control_delta", True) else "absolute")
+        for controller in (found if isinstance(found, list) else [found])
+        for arm in _arms(controller)
+    }
+    if len(modes) > 1:
+        return "unknown"
+    return modes.pop() if modes else "delta"
+
+
+def _arms(controller: Any) -> list[Mapping[str, Any]]:
+    """The controllers of the arms: one of robosuite 1.4's, or those in a composite of 1.5's."""
+    if not isinstance(controller, Mapping):
+        return []
+    parts = controller.get("body_parts")
+    if not isinstance(parts, Mapping):
+        return [controller]
+    arms = parts.get("arms")
+    parts = {**parts, **arms} if isinstance(arms, Mapping) else parts
+    return [parts[side] for side in ("right", "left") if isinstance(parts.get(side), Mapping)]
 
 
 def _observations(

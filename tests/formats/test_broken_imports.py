@@ -176,6 +176,14 @@ SPOILED_ROBOMIMIC = {
         lambda c: c["action_normalization_stats"]["action_dict/gripper"].update(scale=[[0.0]]),
         "a scale of zero",
     ),
+    "rotations that become Euler angles": (
+        json_config(
+            lambda t: t["train"]["action_config"]["action_dict/abs_rot_6d"].update(
+                convert_at_runtime="rot_euler"
+            )
+        ),
+        "become 'rot_euler'",
+    ),
     "statistics as text": (
         lambda c: c["action_normalization_stats"]["action_dict/gripper"].update(scale="one"),
         "expected numbers",

@@ -19,7 +19,8 @@ from golden import (
 
 import asd_policy
 from asd_policy.errors import CheckpointError
-from asd_policy.formats import read_checkpoint
+from asd_policy.formats import chi, read_checkpoint, robomimic
+from asd_policy.formats.torch_files import TorchFile
 from asd_policy.policies.observation import read_observation
 from asd_policy.policies.rotation import pose_from_6d
 
@@ -27,8 +28,28 @@ ROBOMIMIC_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper
 
 
 def network_difference(checkpoint, arrays, name):
+    network = getattr(checkpoint.network, "network", checkpoint.network)  # without its encoders
     inputs = arrays["net_sample"], arrays["net_timestep"], arrays["net_cond"].flatten(1)
-    return largest(checkpoint.network(*inputs), arrays[name])
+    return largest(network(*inputs), arrays[name])
+
+
+def histories(spec, arrays):
+    """The first To frames of every row, images as the bytes that a camera gives."""
+    frames = [
+        {e.key: arrays[f"raw_obs.{e.key}"][:, step].numpy() for e in spec.observations}
+        for step in range(spec.obs_horizon)
+    ]
+    rows = len(arrays["init_noise"])
+    read = [read_observation(spec, frame, batch=rows) for frame in frames]
+    return torch.from_numpy(np.stack(read, axis=1))
+
+
+def edited(module, path, change):
+    """A checkpoint of which something is changed before it is read."""
+    with TorchFile(fixture(path)) as file:
+        content = file.content()
+        change(content)
+        return module.read(content, path, "table")
 
 
 @pytest.mark.parametrize(("diffusers", "posterior"), [("0111", "table"), ("0421", "ratio")])
@@ -50,6 +71,45 @@ def test_diffusion_policy_low_dim(name, diffusers, posterior):
     assert pose_difference(executed, arrays["env_action"]) < SAMPLE
 
 
+@pytest.mark.parametrize("name", ["chi_unet_lowdim_pusht", "chi_unet_image_pusht"])
+@torch.inference_mode()
+def test_diffusion_policy_on_pusht(name):
+    checkpoint = read_checkpoint(fixture(f"{name}/{name}.ckpt"), "table")
+    arrays = golden(f"{name}/golden_diffusers0111.npz")
+    assert network_difference(checkpoint, arrays, "net_out_ema") < NETWORK
+    spec = checkpoint.spec
+    assert (spec.action_mode, spec.action_dim, spec.first_action) == ("position", 2, 1)
+    noise = injected(arrays["init_noise"], arrays["step_noise"])
+    planned = plan(checkpoint, histories(spec, arrays), noise)
+    assert largest(planned.result.x, arrays["sample_final"]) < SAMPLE
+    pixels = SAMPLE / checkpoint.normalizers["action"].scale.min()
+    assert largest(planned.actions, arrays["action_pred"]) < pixels
+    executed = slice(spec.first_action, spec.first_action + spec.action_horizon)
+    assert largest(planned.actions[:, executed], arrays["action"]) < pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("features", {}),
+        ("features_crop_79_77", {"crop_shape": [79, 77]}),  # half a pixel, either way
+        ("features_random_crop_off", {"random_crop": False}),  # then there is no crop at all
+    ],
+)
+@torch.inference_mode()
+def test_diffusion_policys_own_image_encoder(name, options):
+    path = "chi_unet_image_pusht"
+    arrays = golden(f"{path}/golden_diffusers0111.npz")
+
+    def change(content):
+        content["cfg"]["policy"]["obs_encoder"].update(options)
+
+    checkpoint = edited(chi, f"{path}/{path}.ckpt", change)
+    images = arrays["raw_obs.image"].flatten(0, 1).movedim(-1, 1) / 255
+    features = checkpoint.network.encoders[0](2 * images - 1)
+    assert largest(features, arrays[name][:, : features.shape[1]]) < NETWORK
+
+
 @torch.inference_mode()
 def test_the_two_ways_to_round_the_posterior_are_told_apart():
     name = "chi_transformer_lowdim_square"
@@ -59,18 +119,67 @@ def test_the_two_ways_to_round_the_posterior_are_told_apart():
     assert SAMPLE < largest(planned.result.x, arrays["sample_final"]) < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("path", "mode", "expected"),
+    [
+        ("robomimic050_dp_absrot6d/model_epoch_8.pth", "absolute", "net_out_ema"),
+        ("robomimic050_dp_delta/model_epoch_1.pth", "delta", "net_out_ema"),
+        ("robomimic050_dp_image/model_epoch_1.pth", "absolute", "net_out"),  # no average
+    ],
+)
 @torch.inference_mode()
-def test_robomimic_acts_as_its_rollout_policy(monkeypatch):
-    name = "robomimic050_dp_absrot6d"
-    checkpoint = read_checkpoint(fixture(f"{name}/model_epoch_8.pth"), "table")
-    arrays = golden(f"{name}/golden_diffusers0111.npz")
-    assert network_difference(checkpoint, arrays, "net_out_ema") < NETWORK
-    assert network_difference(checkpoint, arrays, "net_out_raw") > 0.01
-    assert [entry.key for entry in checkpoint.spec.observations] == list(arrays["obs_key_order"])
+def test_robomimic_acts_as_its_rollout_policy(monkeypatch, path, mode, expected):
+    checkpoint = read_checkpoint(fixture(path), "table")
+    arrays = golden(f"{path.split('/')[0]}/golden_diffusers0111.npz")
+    assert network_difference(checkpoint, arrays, expected) < NETWORK
+    if expected == "net_out_ema":
+        assert network_difference(checkpoint, arrays, "net_out_raw") > 0.01
+    spec = checkpoint.spec
+    keys = [entry.key for entry in spec.observations]
+    assert (spec.action_mode, keys) == (mode, list(arrays["obs_key_order"]))
     policy = policy_with(checkpoint, monkeypatch, arrays["init_noise"], arrays["step_noise"])
-    for step, expected in enumerate(arrays["policy_action"]):
-        frame = {key: arrays[f"raw_obs.{key}"][step].numpy()[None] for key in ROBOMIMIC_KEYS}
-        assert pose_difference(policy.act(frame)[0], expected) < SAMPLE
+    difference = pose_difference if spec.action_rotation else largest
+    for step, action in enumerate(arrays["policy_action"]):
+        frame = {key: arrays[f"raw_obs.{key}"][step].numpy()[None] for key in keys}
+        assert difference(policy.act(frame)[0], action) < SAMPLE
+
+
+@torch.inference_mode()
+def test_robomimics_image_encoder():
+    path = "robomimic050_dp_image"
+    checkpoint = read_checkpoint(fixture(f"{path}/model_epoch_1.pth"))
+    arrays = golden(f"{path}/golden_diffusers0111.npz")
+    images = arrays["raw_obs.agentview_image"].movedim(-1, 1) / 255
+    features = checkpoint.network.encoders[0](images)
+    assert largest(features, arrays["features"][:, : features.shape[1]]) < NETWORK
+
+
+def arms(**kinds):
+    """A composite controller as robosuite describes them since 1.5."""
+    sides = {side: {"input_type": kind} for side, kind in kinds.items()}
+    return {"type": "BASIC", "body_parts": {"arms": sides, "torso": {"type": "JOINT_POSITION"}}}
+
+
+@pytest.mark.parametrize(
+    ("controllers", "mode"),
+    [
+        ({"type": "OSC_POSE", "control_delta": True}, "delta"),
+        ({"type": "OSC_POSE", "control_delta": False}, "absolute"),
+        ([{"type": "OSC_POSE", "control_delta": False}] * 2, "absolute"),
+        ({"type": "BASIC", "body_parts": {"right": {"input_type": "absolute"}}}, "absolute"),
+        ({"type": "BASIC", "body_parts": {"right": {"type": "OSC_POSE"}}}, "delta"),
+        (arms(right="delta"), "delta"),
+        (arms(right="absolute", left="absolute"), "absolute"),
+        (arms(right="absolute", left="delta"), "unknown"),
+        (None, "delta"),
+    ],
+)
+def test_what_robomimics_actions_mean_is_what_the_controllers_say(controllers, mode):
+    def change(content):
+        content["env_metadata"]["env_kwargs"]["controller_configs"] = controllers
+
+    checkpoint = edited(robomimic, "robomimic050_dp_delta/model_epoch_1.pth", change)
+    assert checkpoint.spec.action_mode == mode
 
 
 @pytest.mark.parametrize(
@@ -80,9 +189,7 @@ def test_robomimic_acts_as_its_rollout_policy(monkeypatch):
 def test_lerobot_acts_as_its_select_action(monkeypatch, name):
     checkpoint = read_checkpoint(fixture(f"{name}/pretrained_model"))
     arrays = golden(f"{name}/golden_diffusers0352.npz")
-    inner = getattr(checkpoint.network, "network", checkpoint.network)
-    inputs = arrays["net_sample"], arrays["net_timestep"], arrays["net_cond"].flatten(1)
-    assert largest(inner(*inputs), arrays["net_out"]) < NETWORK
+    assert network_difference(checkpoint, arrays, "net_out") < NETWORK
     policy = policy_with(checkpoint, monkeypatch, arrays["init_noise"], arrays["step_noise"])
     keys = [entry.key for entry in checkpoint.spec.observations]
     for step in range(arrays["select_action"].shape[1]):
@@ -96,21 +203,11 @@ def test_diffusion_policy_with_images(diffusers, posterior):
     name = "chi_unet_hybrid_image_square"
     checkpoint = read_checkpoint(fixture(f"{name}/{name}.ckpt"), posterior)
     arrays = golden(f"{name}/golden_diffusers{diffusers}.npz")
-    inner = checkpoint.network.network
-    inputs = arrays["net_sample"], arrays["net_timestep"], arrays["net_cond"]
-    assert largest(inner(*inputs), arrays["net_out_ema"]) < NETWORK
+    assert network_difference(checkpoint, arrays, "net_out_ema") < NETWORK
     spec = checkpoint.spec
     assert [entry.key for entry in spec.observations] == list(arrays["obs_key_order"])
-    frames = [  # bytes, as a camera gives them
-        read_observation(
-            spec,
-            {e.key: arrays[f"raw_obs.{e.key}"][:, t].numpy() for e in spec.observations},
-            batch=2,
-        )
-        for t in range(2)
-    ]
     noise = injected(arrays["init_noise"], arrays["step_noise"])
-    planned = plan(checkpoint, torch.from_numpy(np.stack(frames, axis=1)), noise)
+    planned = plan(checkpoint, histories(spec, arrays), noise)
     assert largest(planned.result.x, arrays["sample_final"]) < SAMPLE
     assert pose_difference(planned.actions, pose_from_6d(arrays["action_pred"].double())) < SAMPLE
 
@@ -184,8 +281,10 @@ def test_beso_under_asd(scaler):
     "path",
     [
         "chi_transformer_lowdim_square/chi_transformer_lowdim_square.ckpt",
+        "chi_unet_image_pusht/chi_unet_image_pusht.ckpt",
         "lerobot_033_state/pretrained_model",
         "lerobot_044_image/pretrained_model",
+        "robomimic050_dp_image/model_epoch_1.pth",
     ],
 )
 def test_an_imported_policy_runs_under_every_exact_sampler(path):
@@ -194,8 +293,8 @@ def test_an_imported_policy_runs_under_every_exact_sampler(path):
     for sampler in ("asd", "asd-paper:24"):
         quick = policy.with_sampler(sampler)
         quick.reset(seed=1)
-        assert quick.act(frame).shape == (7,)
-        assert quick.last_plan.calls[0] < 100
+        assert quick.act(frame).shape == (policy.spec.action_dim,)
+        assert quick.last_plan.calls[0] < policy.spec.chain["num_steps"]
 
 
 def test_a_converted_checkpoint_acts_as_its_source(tmp_path, capsys):
