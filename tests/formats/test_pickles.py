@@ -68,7 +68,7 @@ GADGETS = {
     "a process": (lambda m: Call(subprocess.call, ["touch", m]), "subprocess.call"),
     "eval": (lambda m: Call(eval, f"open({m!r}, 'w').close()"), "builtins.eval"),
     "exec": (lambda m: Call(exec, f"open({m!r}, 'w').close()"), "builtins.exec"),
-    "open": (lambda m: Call(open, m, "w"), "io.open"),
+    "open": (lambda m: Call(open, m, "w"), f"{open.__module__}.open"),
     "getattr": (
         lambda m: Call(Call(getattr, Call(importlib.import_module, "os"), "system"), f"touch {m}"),
         "builtins.getattr",
