@@ -74,9 +74,11 @@ class Request:
             raise RequestError(f"sampler: the same one is asked for twice: {samplers}")
         first_seed = _count(config, "first_seed", least=0)
         seeds = _count(config, "seeds", least=1)
-        folder = config.output or Path("outputs/success") / "+".join(tasks)
+        experiments = tuple(_experiment(config, task) for task in tasks)
+        policies = "+".join(experiment.checkpoint.resolve().name for experiment in experiments)
+        folder = config.output or Path("outputs/success") / policies
         return cls(
-            experiments=tuple(_experiment(config, task) for task in tasks),
+            experiments=experiments,
             samplers=tuple(samplers),
             seeds=range(first_seed, first_seed + seeds),
             repeats=_count(config, "repeats", least=1),

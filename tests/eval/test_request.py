@@ -30,7 +30,7 @@ def test_a_request_lists_its_episodes_sampler_by_sampler(checkpoint):
     assert [episode.sampler for episode in request.episodes[4:]] == ["asd-paper:8"] * 4
     (experiment,) = request.experiments
     assert (experiment.task, experiment.num_steps, experiment.max_steps) == ("pusht", 10, 300)
-    assert request.output == Path("outputs/success/pusht")
+    assert request.output == Path("outputs/success/pusht")  # the checkpoint's name
 
 
 @pytest.mark.parametrize(
