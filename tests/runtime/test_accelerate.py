@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from contextlib import contextmanager
+from types import ModuleType
+
 import pytest
 import torch
-from golden import fixture, golden
+from golden import fixture, golden, largest
 from torch import nn
 
 import asd_policy
@@ -228,3 +233,77 @@ def test_lerobots_own_policy():
         assert ours.shape == own.shape
         assert max(accelerated.last.calls) < 100
     assert torch.equal(act(), own)
+
+
+@contextmanager
+def injected(monkeypatch, *chunk):
+    """Normal numbers from a table: those that a loop draws one by one, ours takes together."""
+    table = torch.randn(101, 1, *chunk, generator=torch.Generator().manual_seed(0))
+    drawn = iter(table)
+
+    def randn(*sizes, **options):
+        size = options.get("size", sizes[0] if sizes else None)
+        return table[1:].movedim(1, 0) if len(size) == 4 else next(drawn)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "randn", randn)
+        yield
+
+
+def samples_as_itself_and_in_fewer_calls(policy, act, monkeypatch, *chunk):
+    torch.manual_seed(0)
+    own = act()
+    with injected(monkeypatch, *chunk):
+        expected = act()
+    with asd_policy.accelerate(policy, "ddpm"):
+        with injected(monkeypatch, *chunk):
+            assert largest(act(), expected) < 1e-4
+    with asd_policy.accelerate(policy, "asd-paper:24") as accelerated:
+        assert act().shape == own.shape
+        assert max(accelerated.last.calls) < 100
+    torch.manual_seed(0)
+    assert torch.equal(act(), own)
+
+
+@pytest.mark.parametrize("name", ["chi_transformer_lowdim_square", "chi_unet_lowdim_pusht"])
+def test_diffusion_policys_own_policy(name, monkeypatch):
+    pytest.importorskip("diffusion_policy.policy.base_lowdim_policy")
+    dill, hydra = pytest.importorskip("dill"), pytest.importorskip("hydra")
+    # Our own fixture, read as its project reads it.
+    omegaconf = pytest.importorskip("omegaconf")
+    omegaconf.OmegaConf.register_new_resolver("eval", eval, replace=True)
+    payload = torch.load(fixture(f"{name}/{name}.ckpt"), pickle_module=dill, weights_only=False)
+    policy = hydra.utils.instantiate(payload["cfg"].policy).eval()
+    policy.load_state_dict(payload["state_dicts"]["ema_model"])
+    seen = {"obs": torch.full((1, policy.n_obs_steps, policy.obs_dim), 0.1)}
+
+    def act():
+        with torch.no_grad():
+            return policy.predict_action(seen)["action_pred"]
+
+    chunk = policy.horizon, policy.action_dim
+    samples_as_itself_and_in_fewer_calls(policy, act, monkeypatch, *chunk)
+
+
+def test_robomimics_own_policy(monkeypatch):
+    pytest.importorskip("robomimic")
+    # It downloads a language model on import; and the sizes of its network are not in its files.
+    language = ModuleType("robomimic.utils.lang_utils")
+    monkeypatch.setitem(sys.modules, "robomimic.utils.lang_utils", language)
+    language.LANG_EMB_OBS_KEY, language.get_lang_emb = "lang_emb", lambda text: None
+    networks = pytest.importorskip("robomimic.models.diffusion_policy_nets")
+    sizes = {"diffusion_step_embed_dim": 8, "down_dims": [8, 8], "kernel_size": 3}
+    small = functools.partial(networks.ConditionalUnet1D, **sizes)
+    monkeypatch.setattr(networks, "ConditionalUnet1D", small)
+    files = pytest.importorskip("robomimic.utils.file_utils")
+    path = str(fixture("robomimic050_dp_delta/model_epoch_1.pth"))
+    policy, _ = files.policy_from_checkpoint(torch.device("cpu"), path)
+    arrays = golden("robomimic050_dp_delta/golden_diffusers0111.npz")
+    keys = arrays["obs_key_order"].tolist()
+
+    def act():
+        policy.start_episode()
+        frames = {key: arrays[f"raw_obs.{key}"][[0, 0]].numpy() for key in keys}
+        return torch.as_tensor(policy(frames))
+
+    samples_as_itself_and_in_fewer_calls(policy, act, monkeypatch, 8, 7)
