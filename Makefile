@@ -25,6 +25,8 @@ $(READY): pyproject.toml constraints.txt
 	  "the simulators need Python 3.10 to 3.12, found " + sys.version.split()[0] + \
 	  ": name another with PYTHON=python3.11"'
 	$(PYTHON) -m venv $(VENV)
+	# The pip that comes with Python 3.10 tries versions for half an hour.
+	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet -c constraints.txt torch
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[sim,eval,train,dev]'
 	touch $@
