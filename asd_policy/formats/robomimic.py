@@ -164,7 +164,7 @@ def _action_mode(keys: list[Any], content: Mapping[str, Any]) -> str:
     found = arguments.get("controller_configs") if isinstance(arguments, Mapping) else None
     modes = {
         # Since robosuite 1.5, and before it; both are deltas by default.
-        arm.get("input_type") or ("delta" if arm.get("control_delta", True) else "absolute")
+        str(arm.get("input_type") or ("delta" if arm.get("control_delta", True) else "absolute"))
         for controller in (found if isinstance(found, list) else [found])
         for arm in _arms(controller)
     }

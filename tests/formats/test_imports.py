@@ -160,6 +160,15 @@ def arms(**kinds):
     return {"type": "BASIC", "body_parts": {"arms": sides, "torso": {"type": "JOINT_POSITION"}}}
 
 
+def test_a_controller_of_no_known_kind_is_named():
+    def change(content):
+        kinds = {"right": {"input_type": ["absolute"]}}
+        content["env_metadata"]["env_kwargs"]["controller_configs"] = {"body_parts": kinds}
+
+    with pytest.raises(CheckpointError, match="action_mode"):
+        edited(robomimic, "robomimic050_dp_delta/model_epoch_1.pth", change)
+
+
 @pytest.mark.parametrize(
     ("controllers", "mode"),
     [
