@@ -255,9 +255,15 @@ class ImageEncoder(nn.Module):
 
 
 def encoded_features(options: Mapping[str, Any]) -> int:
-    """Number of values that an image becomes in an ``ImageEncoder`` of such options."""
-    dim: int | None = options.get("feature_dim", FEATURE_DIM)
-    return options.get("widths", WIDTHS)[-1] if dim is None else dim
+    """Number of values that an image becomes in an ``ImageEncoder`` of such options.
+
+    Raises:
+        ValueError: If there is no such encoder.
+    """
+    dim = options.get("feature_dim", FEATURE_DIM)
+    if dim is None:
+        return whole_numbers("widths", options.get("widths", WIDTHS), [MOST_CHANNELS] * 4)[-1]
+    return whole_numbers("feature_dim", [dim], [MOST_CHANNELS])[0]
 
 
 def _constant(values: Any) -> Tensor:

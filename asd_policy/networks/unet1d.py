@@ -151,6 +151,9 @@ class ConditionalUnet1D(nn.Module):
         kernel_size: Kernel of the convolution blocks (odd).
         n_groups: Groups of the GroupNorms.
         cond_predict_scale: Whether FiLM has a scale besides its bias.
+
+    Raises:
+        ValueError: If the sizes make no network.
     """
 
     def __init__(
@@ -164,6 +167,10 @@ class ConditionalUnet1D(nn.Module):
         cond_predict_scale: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(down_dims, Sequence) or isinstance(down_dims, str) or not down_dims:
+            raise ValueError(f"down_dims: expected the channels of each level, got {down_dims!r}")
+        if n_groups < 1:
+            raise ValueError(f"n_groups: expected at least one, got {n_groups}")
         embed = diffusion_step_embed_dim
         self.input_dim = input_dim
         self.global_cond_dim = global_cond_dim

@@ -173,6 +173,18 @@ SPOILED = {
         policy(network={"name": "chi_unet", "down_dims": [8, 10**9]}),
         "channels|down_dims|network",
     ),
+    "no channels": (policy(network={"name": "chi_unet", "down_dims": []}), "down_dims: expected"),
+    "named channels": (policy(network={"name": "chi_unet", "down_dims": {"a": 1}}), "down_dims"),
+    "no groups": (policy(network={"name": "chi_unet", "n_groups": 0}), "n_groups: expected"),
+    "an encoder of no width": (
+        policy(
+            encoder={"widths": [], "feature_dim": None, "pool": "average"},
+            observations=[
+                {"key": "keypoint", "shape": [3, 64, 64], "quaternions": [], "image": True}
+            ],
+        ),
+        "widths: expected 4 whole numbers",
+    ),
     "an unknown chain": (policy(chain={"name": "ode"}), "unknown name 'ode'"),
     "an absurd chain": (
         policy(chain={"name": "ddpm", "num_steps": 10**12}),
