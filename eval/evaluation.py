@@ -10,6 +10,7 @@ import envs
 from envs.errors import RenderError
 from eval import plots, report
 from eval.episodes import Episode, Experiment, Outcome, PlannedChunk
+from eval.errors import StoreError
 from eval.planning_time import latencies, time_planning
 from eval.processes import run_apart
 from eval.progress import Progress
@@ -30,10 +31,10 @@ def evaluate(request: Request, command: str) -> bool:
         command: How the user asked for it, for the report.
 
     Returns:
-        Whether every episode has run to its end.
+        Whether every episode that was to run has run to its end.
 
     Raises:
-        StoreError: If stored results must not be mixed with new ones.
+        StoreError: If stored results must not be mixed with new ones, or there are none to report.
     """
     provenance = describe(request.experiments[0].device)
     with Store(request.store) as store:
@@ -41,7 +42,7 @@ def evaluate(request: Request, command: str) -> bool:
             store.check_versions(experiment, request.episodes, provenance)
         run = store.begin_run(command, provenance)
         complete = [
-            run_missing(request, experiment, store, run, experiment.make_env)
+            request.report_only or run_missing(request, experiment, store, run, experiment.make_env)
             for experiment in request.experiments
         ]
         rows, filmed = [], []
@@ -51,6 +52,11 @@ def evaluate(request: Request, command: str) -> bool:
                 planned = _planning_times(request, experiment, store, run, provenance)
                 rows += _report_task(request, experiment, outcomes, planned)
                 filmed += [(experiment, episode) for episode in _to_film(request, outcomes)]
+    if request.report_only and not rows:
+        raise StoreError(
+            f"{request.store}: expected stored episodes to report, found none of these "
+            "tasks, checkpoints, samplers and seeds; run them without report_only=true"
+        )
     if rows:
         steps = {experiment.task: experiment.num_steps for experiment in request.experiments}
         report.write(request.output, rows, command, steps, provenance)

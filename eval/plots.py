@@ -42,7 +42,9 @@ def plot(path: Path, title: str, rows: Sequence[Row], planned: Sequence[PlannedC
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="x", color="#e5e7eb", linewidth=0.8)
         panel.set_axisbelow(True)
-    figure.suptitle(f"{title}: {rows[0].episodes} episodes a sampler", color=_GREY)
+    counts = [row.episodes for row in rows]
+    episodes = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    figure.suptitle(f"{title}: {episodes} episodes a sampler", color=_GREY)
     figure.savefig(path)
 
 

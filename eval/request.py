@@ -32,6 +32,7 @@ class Request:
         videos: Episodes filmed for each task.
         planning_chunks: Chunks for which each sampler is timed; 0 for no timing.
         output: Folder of the results.
+        report_only: Whether to run no episodes and to report those that are stored.
     """
 
     experiments: tuple[Experiment, ...]
@@ -43,6 +44,7 @@ class Request:
     videos: int
     planning_chunks: int
     output: Path
+    report_only: bool = False
 
     @property
     def store(self) -> Path:
@@ -93,6 +95,7 @@ class Request:
             videos=min(_count(config, "videos", least=0), seeds),
             planning_chunks=_count(config, "planning_chunks", least=0),
             output=Path(folder),
+            report_only=_switch(config, "report_only"),
         )
 
 
@@ -132,6 +135,13 @@ def _count(config: DictConfig, key: str, least: int, default: int | None = None)
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise RequestError(f"{key}: expected a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def _switch(config: DictConfig, key: str) -> bool:
+    value = config[key]
+    if not isinstance(value, bool):
+        raise RequestError(f"{key}: expected true or false, got {value!r}")
     return value
 
 

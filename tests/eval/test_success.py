@@ -112,11 +112,13 @@ def test_a_killed_run_goes_on_where_it_was(checkpoint, tmp_path, uninterrupted):
     process.communicate()
     first = rows(tmp_path)
     assert 3 <= len(first) < 16
+    text = finish(start(*arguments, "report_only=true"))
+    assert "| ddpm " in text and rows(tmp_path) == first
     finish(start(*arguments))
     second = rows(tmp_path)
     # Nothing is lost or done again, and the results are those of a run that was never killed.
     assert {episode: second[episode] for episode in first} == first
-    assert {run for episode, (_, run) in second.items() if episode not in first} == {2}
+    assert {run for episode, (_, run) in second.items() if episode not in first} == {3}
     assert {episode: outcome for episode, (outcome, _) in second.items()} == uninterrupted
 
 
@@ -129,6 +131,13 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(checkpoint, tmp_path, u
     assert "the same command goes on" in text and "Traceback" not in text
     stored = {episode: outcome for episode, (outcome, _) in rows(tmp_path).items()}
     assert stored and stored.items() <= uninterrupted.items()
+
+
+def test_nothing_to_report_is_said(checkpoint, tmp_path):
+    process = start(*overrides(checkpoint, tmp_path), "report_only=true")
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "expected stored episodes to report" in text and "Traceback" not in text
 
 
 def test_a_wrong_request_is_one_clear_line(checkpoint, tmp_path):
