@@ -45,12 +45,13 @@ def evaluate(request: Request, command: str) -> bool:
             request.report_only or run_missing(request, experiment, store, run, experiment.make_env)
             for experiment in request.experiments
         ]
-        rows, filmed = [], []
+        rows, filmed, commits = [], [], {}
         for experiment in request.experiments:
             outcomes = store.outcomes(experiment, request.episodes)
             if outcomes:
                 planned = _planning_times(request, experiment, store, run, provenance)
                 rows += _report_task(request, experiment, outcomes, planned)
+                commits[experiment.task] = store.commits(experiment, request.episodes)
                 filmed += [(experiment, episode) for episode in _to_film(request, outcomes)]
     if request.report_only and not rows:
         raise StoreError(
@@ -59,7 +60,7 @@ def evaluate(request: Request, command: str) -> bool:
         )
     if rows:
         steps = {experiment.task: experiment.num_steps for experiment in request.experiments}
-        report.write(request.output, rows, command, steps, provenance)
+        report.write(request.output, rows, command, steps, provenance, commits)
         print(f"\n{report.table(rows)}\n")
     for experiment, episode in filmed:
         _film(experiment, episode, request.output)

@@ -62,6 +62,7 @@ def write(
     command: str,
     steps: Mapping[str, int],
     provenance: Mapping[str, str],
+    commits: Mapping[str, Sequence[str]],
 ) -> None:
     """Write `results.md` and `results.json`.
 
@@ -70,20 +71,24 @@ def write(
         rows: The figures.
         command: The command that made them.
         steps: Number of steps of each task's reverse process.
-        provenance: What they were made with.
+        provenance: What they were made with; its commit is that of this report.
+        commits: Those at which each task's episodes ran, stored ones too.
     """
     episodes = ", ".join(f"{row.task} {row.sampler} {row.episodes}" for row in rows)
     counts = ", ".join(f"{task} {count}" for task, count in steps.items())
     notes = _NOTES.format(steps=counts, baseline=rows[0].sampler)
-    made_with = ", ".join(f"{name} {value}" for name, value in provenance.items())
+    made_with = ", ".join(f"{k} {v}" for k, v in provenance.items() if k != "commit")
+    ran_at = "; ".join(f"{task} {', '.join(at)}" for task, at in commits.items())
     (folder / "results.md").write_text(
         f"# Results\n\n```\n{command}\n```\n\n{table(rows)}\n\n{notes}\n\n"
-        f"Episodes: {episodes}.\n\nMade with: {made_with}.\n",
+        f"Episodes: {episodes}.\n\nMade with: {made_with}.\n\n"
+        f"The episodes ran at commit: {ran_at}. Reported at: {provenance['commit']}.\n",
         encoding="utf-8",
     )
     content = {
         "command": command,
         "provenance": dict(provenance),
+        "commits": {task: list(at) for task, at in commits.items()},
         "rows": [asdict(row) for row in rows],
     }
     (folder / "results.json").write_text(

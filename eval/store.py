@@ -146,6 +146,17 @@ class Store(AbstractContextManager["Store"]):
                 found[episode] = Outcome(episode, steps, reward, bool(success), *counts)
         return found
 
+    def commits(self, experiment: Experiment, episodes: Iterable[Episode]) -> list[str]:
+        """The commits at which these episodes ran, the earliest first."""
+        wanted = set(episodes)
+        rows = self._db.execute(
+            "SELECT sampler, seed, repeat, provenance FROM episodes JOIN runs ON run = id "
+            "WHERE task = ? AND checkpoint = ? AND max_steps = ? ORDER BY started, id",
+            (experiment.task, experiment.fingerprint, experiment.max_steps),
+        )
+        texts = [text for *key, text in rows if Episode(*key) in wanted]
+        return list(dict.fromkeys(json.loads(text).get("commit", "none") for text in texts))
+
     def check_versions(
         self, experiment: Experiment, episodes: Iterable[Episode], provenance: Mapping[str, str]
     ) -> None:

@@ -72,12 +72,15 @@ def test_table_without_times_leaves_them_open(rows):
 
 
 def test_report_files_hold_command_table_and_versions(tmp_path, rows):
-    report.write(tmp_path, rows, "python -m eval.success x", {"pusht": 10}, {"torch": "2.9"})
+    made_with = {"torch": "2.9", "commit": "c3"}
+    ran_at = {"pusht": ["a1", "b2"]}
+    report.write(tmp_path, rows, "python -m eval.success x", {"pusht": 10}, made_with, ran_at)
     text = (tmp_path / "results.md").read_text()
     assert "python -m eval.success x" in text and report.table(rows) in text
     assert "torch 2.9" in text and "(pusht 10)" in text
     content = json.loads((tmp_path / "results.json").read_text())
-    assert content["provenance"] == {"torch": "2.9"}
+    assert "ran at commit: pusht a1, b2. Reported at: c3." in text
+    assert content["provenance"] == made_with and content["commits"] == ran_at
     assert content["rows"][1]["score"]["value"] == pytest.approx(0.8)
     assert content["rows"][1]["latency"]["p95"] == 33.3
 

@@ -64,6 +64,16 @@ def test_results_of_other_versions_are_not_mixed(tmp_path, experiment):
         store.check_versions(experiment, [SECOND], now)  # the other one is not used
 
 
+def test_commits_are_those_at_which_the_episodes_ran(tmp_path, experiment):
+    now = describe("cpu")
+    with Store(tmp_path / "s") as store:
+        for commit, episode in (("b2", SECOND), ("a1", FIRST), ("unused", Episode("ddpm", 4, 0))):
+            run = store.begin_run("", {**now, "commit": commit})
+            store.add(run, experiment, outcome(episode))
+        store.begin_run("report_only=true", {**now, "commit": "c3"})
+        assert store.commits(experiment, [FIRST, SECOND]) == ["b2", "a1"]
+
+
 def test_versions_name_what_matters():
     now = describe("cpu")
     assert now["torch"].startswith("2.") and now["gym-pusht"] != "none" and now["cpu"]
