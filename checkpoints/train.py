@@ -30,6 +30,7 @@ from asd_policy.policies.rotation import ARM_6D, pose_to_6d
 from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling import CleanPrediction, Parametrization
 from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
+from checkpoints.optimizers import build_optimizers
 from checkpoints.stopping import stop_like_ctrl_c
 
 
@@ -108,7 +109,7 @@ def _position_limits(actions: Tensor) -> Normalizer:
 
 
 class Trainer:
-    """Network, its moving average, optimiser and step: all that a stopped run needs to go on."""
+    """Network, its moving average, optimisers and step: all that a stopped run needs to go on."""
 
     def __init__(self, config: DictConfig, spec: PolicySpec, data: ChunkData) -> None:
         torch.manual_seed(config.seed)
@@ -124,13 +125,7 @@ class Trainer:
         self.network = spec.build_network().to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=config.learning_rate,
-            betas=(0.95, 0.999),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizers = build_optimizers(config, self.network)
         self.step = 0
 
     @contextlib.contextmanager
@@ -169,12 +164,14 @@ class Trainer:
             output = self.network(shown, self.time[level], condition).float()
         # The plain squared error of what the network puts out.
         loss = F.mse_loss(output, self.clean.target(noisy, chunk, level))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+        self.network.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         self._update_ema()
         return loss.item()
@@ -195,7 +192,7 @@ class Trainer:
                 "step": self.step,
                 "network": self.network.state_dict(),
                 "ema": self.ema.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             },
             temporary,
         )
@@ -224,7 +221,8 @@ class Trainer:
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
 
     def export(self, directory: Path) -> None:
         """Write the averaged weights as a native checkpoint."""

@@ -12,6 +12,7 @@ from paths import REPOSITORY, SHARED
 import asd_policy
 from asd_policy.formats import load_checkpoint
 from checkpoints.datasets import load_demonstrations, window_indices
+from checkpoints.optimizers import build_optimizers
 from checkpoints.train import ChunkData, Trainer, policy_spec, train
 
 PUSHT = SHARED / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
@@ -22,6 +23,13 @@ UNET = [
     "policy.network.diffusion_step_embed_dim=16",
     "policy.network.n_groups=4",
 ]
+HAS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9 or later")
+MUON = ["optimizer=muon", "learning_rate=1e-3"]
+FAMILIES = {
+    "chi_unet": [],
+    "chi_transformer": ["n_layer=1", "n_head=2", "n_emb=16"],
+    "reuss_beso": ["n_layer=1", "n_head=2", "n_emb=16"],
+}
 
 
 @pytest.fixture
@@ -103,8 +111,11 @@ def test_what_cannot_be_read_is_named(dataset, tmp_path):
         load_demonstrations(tmp_path / "demos.csv", [], "delta")
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(dataset, tmp_path, monkeypatch):
-    train(configure(dataset, tmp_path / "whole"))
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=HAS_MUON)])
+def test_a_stopped_run_goes_on_to_the_same_weights(dataset, tmp_path, monkeypatch, optimizer):
+    muon = [f"policy.network.{option}" for option in FAMILIES["chi_transformer"]]
+    recipe = [] if optimizer == "adamw" else [*MUON, "policy=chi_transformer", *muon]
+    train(configure(dataset, tmp_path / "whole", *recipe))
     honest = Trainer.update
 
     def interrupted(trainer):
@@ -112,7 +123,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(dataset, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return honest(trainer)
 
-    config = configure(dataset, tmp_path / "parts")
+    config = configure(dataset, tmp_path / "parts", *recipe)
     monkeypatch.setattr(Trainer, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(config)
@@ -123,6 +134,29 @@ def test_a_stopped_run_goes_on_to_the_same_weights(dataset, tmp_path, monkeypatc
         for name in ("whole", "parts")
     )
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+
+
+@HAS_MUON
+@pytest.mark.parametrize("family", ["chi_transformer", "reuss_beso"])
+def test_muon_moves_the_inner_matrices_and_adamw_all_other_weights(dataset, tmp_path, family):
+    small = [f"policy.network.{option}" for option in FAMILIES[family]]
+    config = configure(dataset, tmp_path, *MUON, f"policy={family}", *small)
+    network = policy_spec(config).build_network()
+    muon, adamw = build_optimizers(config, network)
+    (inner,), (others,) = (optimizer.param_groups for optimizer in (muon, adamw))
+    assert len(inner["params"]) >= 6 and all(min(w.shape) >= 16 for w in inner["params"])
+    moved = [id(weight) for weight in inner["params"] + others["params"]]
+    assert sorted(moved) == sorted(map(id, network.parameters()))
+
+
+def test_optimizers_that_do_not_suit_are_refused(dataset, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="expected adamw or muon, got 'sgd'"):
+        train(configure(dataset, tmp_path, "optimizer=sgd"))
+    with pytest.raises(ValueError, match="muon is for transformers"):
+        train(configure(dataset, tmp_path, *MUON))
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ValueError, match=r"needs torch 2\.9 or later"):
+        train(configure(dataset, tmp_path, *MUON, "policy=chi_transformer"))
 
 
 def test_a_run_is_not_continued_with_another_recipe(dataset, tmp_path):
@@ -180,13 +214,6 @@ def test_learns_what_it_is_told_to_predict(dataset, tmp_path, prediction):
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:5])
     trainer.export(tmp_path / "checkpoint")
     assert load_checkpoint(tmp_path / "checkpoint").spec == spec
-
-
-FAMILIES = {
-    "chi_unet": [],
-    "chi_transformer": ["n_layer=1", "n_head=2", "n_emb=16"],
-    "reuss_beso": ["n_layer=1", "n_head=2", "n_emb=16"],
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

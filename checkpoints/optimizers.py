@@ -1,0 +1,60 @@
+"""How weights move: AdamW, or Muon for the matrices of a transformer and AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+
+def build_optimizers(config: DictConfig, network: nn.Module) -> list[Optimizer]:
+    """The optimisers that together move every weight of a network once.
+
+    Muon (Jordan et al. 2024) makes the steps of all directions of a matrix equally large; scaled as
+    Liu et al. (2025, arXiv 2502.16982, eq. 4) do, it takes AdamW's learning rate. Embeddings and
+    the head stay with AdamW, as both recommend.
+
+    Args:
+        config: The training's, with ``optimizer``, ``learning_rate``, ``weight_decay``, ``policy``.
+        network: Whose weights.
+
+    Raises:
+        ValueError: If the optimiser is unknown, not in this torch, or does not suit the network.
+    """
+    weights = list(network.parameters())
+    if config.optimizer == "adamw":
+        return [_adamw(config, weights)]
+    if config.optimizer != "muon":
+        raise ValueError(f"optimizer: expected adamw or muon, got {config.optimizer!r}")
+    width = config.policy.network.get("n_emb")
+    if width is None:
+        raise ValueError("optimizer=muon is for transformers: train this network with adamw")
+    inner = [weight for weight in weights if weight.ndim == 2 and min(weight.shape) >= width]
+    chosen = {id(weight) for weight in inner}
+    muon: Callable[..., Optimizer] | None = getattr(torch.optim, "Muon", None)
+    if muon is None:
+        raise ValueError(
+            f"optimizer=muon needs torch 2.9 or later, this is {torch.__version__}: use adamw"
+        )
+    return [
+        muon(
+            inner,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        _adamw(config, [weight for weight in weights if id(weight) not in chosen]),
+    ]
+
+
+def _adamw(config: DictConfig, weights: list[nn.Parameter]) -> AdamW:
+    return AdamW(
+        weights,
+        lr=config.learning_rate,
+        betas=(0.95, 0.999),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
