@@ -179,8 +179,11 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def close(self) -> None:
         """Free the simulation and the renderers; calling it twice does no harm."""
         self._close_renderers()
-        if self.robosuite.sim is not None:
+        if hasattr(self.robosuite.sim, "_render_context_offscreen"):
             self.robosuite.close()
+        else:
+            # Closed before, or Ctrl-C came while robosuite was freeing it: it cannot do so twice.
+            self.robosuite.sim = None
         self._running = False
 
     @property

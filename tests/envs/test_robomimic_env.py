@@ -184,3 +184,20 @@ def test_images_must_name_cameras():
     with pytest.raises(RenderError, match="no camera 'front' in this scene; there are: "):
         env.reset(seed=0)
     env.close()
+
+
+def test_closes_a_simulation_that_ctrl_c_left_half_freed(monkeypatch):
+    from robosuite.utils import binding_utils
+
+    env = envs.make("lift")
+    env.reset(seed=0)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(binding_utils.gc, "collect", interrupt)  # the last that freeing calls
+    with pytest.raises(KeyboardInterrupt):
+        env.reset(seed=1)
+    monkeypatch.undo()
+    env.close()
+    env.close()
