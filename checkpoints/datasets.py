@@ -74,6 +74,10 @@ def _load(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
 
 
 _ACTION_KEYS = {"delta": "actions", "absolute": "actions_abs"}
+# The files that Robomimic publishes have deltas alone.
+_MENDS = {
+    "actions_abs": ", or learn the deltas: task.action_mode=delta task.action_rotation=null",
+}
 
 
 def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
@@ -99,6 +103,7 @@ def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrat
                 raise ValueError(
                     f"{path}: {name}: no {action_key!r}; record with `python -m "
                     "checkpoints.collect`, or convert with robomimic's own script"
+                    f"{_MENDS.get(action_key, '')}"
                 )
             actions.append(demo[action_key][:])
     return Demonstrations(

@@ -32,7 +32,13 @@ def build_optimizers(config: DictConfig, network: nn.Module) -> list[Optimizer]:
     width = config.policy.network.get("n_emb")
     if width is None:
         raise ValueError("optimizer=muon is for transformers: train this network with adamw")
-    inner = [weight for weight in weights if weight.ndim == 2 and min(weight.shape) >= width]
+    # Between layers both sides are multiples of the width; an embedding's input and the head's
+    # output are sizes of the task.
+    inner = [
+        weight
+        for weight in weights
+        if weight.ndim == 2 and all(side % width == 0 for side in weight.shape)
+    ]
     chosen = {id(weight) for weight in inner}
     muon: Callable[..., Optimizer] | None = getattr(torch.optim, "Muon", None)
     if muon is None:
