@@ -22,12 +22,16 @@ from asd_policy.policies.policy import Policy
 from asd_policy.sampling import Gain, calibrate
 from envs.errors import UnknownTaskError
 from eval.environments import env_maker
-from eval.errors import EvaluationError, RequestError
+from eval.errors import EvaluationError
 from eval.provenance import describe
+from eval.settings import device, whole
 from eval.situations import Situations, record
 
 _CALIBRATION_REPEAT = 1
 """The episodes' own noise is repeat 0: fitting to it would be fitting to what was executed."""
+
+_FEWEST = 16
+"""Chunks below which there is too little to learn a covariance from."""
 
 
 @torch.inference_mode()
@@ -58,28 +62,27 @@ def run(config: DictConfig) -> Path:
         The file written.
 
     Raises:
-        RequestError: If there are too few chunks to learn from.
+        eval.errors.RequestError: If a setting is refused, as one that leaves too little to learn.
         asd_policy.AsdPolicyError: If the checkpoint cannot be read or written.
         envs.errors.UnknownTaskError: If its task is not known here.
     """
     torch.set_num_threads(1)
-    if not isinstance(config.chunks, int) or config.chunks < 16:
-        raise RequestError(f"chunks: expected a whole number of at least 16, got {config.chunks!r}")
+    chunks, name = whole(config, "chunks", _FEWEST), device(config)
     # Read as it is without its gain, which may be the very thing to mend.
-    policy = asd_policy.load_policy(config.checkpoint, device=config.device, gain=False)
+    policy = asd_policy.load_policy(config.checkpoint, device=name, gain=False)
     task = envs.spec(policy.spec.task)
     situations = record(
         policy,
         env_maker(policy.spec),
-        config.first_seed,
-        config.chunks,
+        whole(config, "first_seed", 0),
+        chunks,
         task.max_episode_steps,
     )
     gain = fit(policy, situations)
     notes = {
-        "chunks": config.chunks,
+        "chunks": chunks,
         "first_seed": config.first_seed,
-        "made_with": describe(config.device),
+        "made_with": describe(name),
     }
     return save_gain(gain, config.checkpoint, notes)
 

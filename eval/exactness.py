@@ -10,13 +10,12 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 import asd_policy
@@ -24,7 +23,7 @@ import envs
 from asd_policy import AsdPolicyError
 from asd_policy.formats import fingerprint, load_checkpoint
 from asd_policy.policies import Planner, Policy
-from asd_policy.sampling import Sampler, Sequential, Speculative, is_exact, parse_sampler
+from asd_policy.sampling import Sampler, Sequential, Speculative, is_exact
 from envs.errors import UnknownTaskError
 from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
@@ -33,6 +32,7 @@ from eval.exactness_report import Report
 from eval.exactness_verdict import CONTROL, Comparison
 from eval.power import detectable
 from eval.provenance import describe
+from eval.settings import device, samplers, whole
 from eval.two_sample import KINDS, compare
 
 _ENERGY_SIZE = 1000
@@ -71,13 +71,13 @@ class Request:
         checkpoint = Path(str(config.checkpoint))
         return cls(
             checkpoint=checkpoint,
-            samplers=_samplers(config.sampler),
-            observations=_count(config, "observations", 1, 1000),
-            samples=_count(config, "samples", 100, MOST_SAMPLES),
-            num_steps=None if config.num_steps is None else _count(config, "num_steps", 2, 1 << 16),
+            samplers=_contenders(config),
+            observations=whole(config, "observations", 1, 1000),
+            samples=whole(config, "samples", 100, MOST_SAMPLES),
+            num_steps=None if config.num_steps is None else whole(config, "num_steps", 2, 1 << 16),
             significance=significance,
-            first_seed=_count(config, "first_seed", 0, 1 << 31),
-            device=_device(config.device),
+            first_seed=whole(config, "first_seed", 0, 1 << 31),
+            device=device(config),
             output=Path(config.output or Path("outputs/exactness") / checkpoint.resolve().name),
         )
 
@@ -212,31 +212,11 @@ def _planner(request: Request, policy: Policy) -> tuple[Planner, list[str]]:
     return planner, notes
 
 
-def _samplers(value: Any) -> tuple[Sampler, ...]:
-    names = list(value) if isinstance(value, ListConfig) else [value]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise RequestError(f"sampler: expected a name or a list of names, got {value!r}")
-    samplers = tuple(parse_sampler(name) for name in names)
-    if len(set(samplers)) < len(samplers):
-        raise RequestError(f"sampler: the same one is asked for twice: {names}")
-    if Sequential() in samplers:
+def _contenders(config: DictConfig) -> tuple[Sampler, ...]:
+    found = samplers(config, "sampler")
+    if Sequential() in found:
         raise RequestError("sampler: ddpm is what the others are compared with; leave it out")
-    return samplers
-
-
-def _count(config: DictConfig, key: str, least: int, most: int) -> int:
-    value = config[key]
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise RequestError(f"{key}: expected a whole number in {least}…{most}, got {value!r}")
-    return value
-
-
-def _device(name: str) -> str:
-    try:
-        torch.empty(0, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError) as error:
-        raise RequestError(f"device: {name!r} cannot be used here: {error}") from error
-    return name
+    return found
 
 
 @hydra.main(version_base="1.3", config_path="../configs/eval", config_name="exactness")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eval import markdown
 from eval.exactness_plot import plot
 from eval.exactness_verdict import CONTROL, Comparison
 from eval.power import POWER, Detectable
@@ -137,7 +138,7 @@ class Report:
                     f"{c.evaluations:.0f}",
                 ]
             )
-        return _markdown([header, *rows], left=2)
+        return markdown.table([header, *rows], left=2)
 
     def _observations(self) -> str:
         header = ["sampler", *(f"seed {seed}, chunk {chunk}" for seed, chunk in self.situations)]
@@ -146,7 +147,7 @@ class Report:
                           for t in c.tests)]
             for c in self.comparisons
         ]  # fmt: skip
-        return _markdown([header, *rows], left=1)
+        return markdown.table([header, *rows], left=1)
 
     def _power(self) -> str:
         shifts, spreads = [p.shift for p in self.power], [p.spread for p in self.power]
@@ -188,23 +189,6 @@ class Report:
                 for c in self.comparisons
             ],
         }
-
-
-def _markdown(cells: Sequence[Sequence[str]], left: int) -> str:
-    """A table whose columns line up, the first ones to the left."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        " | ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    rule = "|".join(
-        "-" * (width + 2) if index < left else "-" * (width + 1) + ":"
-        for index, width in enumerate(widths)
-    )
-    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -31,6 +31,7 @@ from eval.latency_acts import time_acts
 from eval.latency_measure import Measured, measure
 from eval.latency_report import Report
 from eval.processes import run_apart
+from eval.settings import device, is_whole, samplers, whole
 from eval.situations import Situations, record
 
 _FEWEST = 2
@@ -67,16 +68,16 @@ class Request:
         checkpoint = Path(str(config.checkpoint))
         return cls(
             checkpoint=checkpoint,
-            samplers=_samplers(config, "sampler"),
-            chunks=_count(config, "chunks", _FEWEST),
+            samplers=_labels(config, "sampler"),
+            chunks=whole(config, "chunks", _FEWEST),
             situations=None if config.situations is None else Path(str(config.situations)),
-            first_seed=_count(config, "first_seed", 0),
+            first_seed=whole(config, "first_seed", 0),
             act_steps=_act_steps(config),
             environments=_environments(config.environments),
-            throughput_samplers=_samplers(config, "throughput_samplers"),
-            repetitions=_count(config, "repetitions", 1),
+            throughput_samplers=_labels(config, "throughput_samplers"),
+            repetitions=whole(config, "repetitions", 1),
             measured=None if config.measured is None else Path(str(config.measured)),
-            device=_device(config.device),
+            device=device(config),
             output=Path(config.output or Path("outputs/latency") / checkpoint.resolve().name),
         )
 
@@ -172,20 +173,13 @@ def _try(policy: Policy, request: Request) -> None:
             planner.plan(history, ChunkNoise.stack([block]), sampler)
 
 
-def _samplers(config: DictConfig, key: str) -> tuple[str, ...]:
-    value = config[key]
-    names = list(value) if isinstance(value, ListConfig) else [value]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise RequestError(f"{key}: expected a name or a list of names, got {value!r}")
-    labels = tuple(str(parse_sampler(name)) for name in names)
-    if len(set(labels)) < len(labels):
-        raise RequestError(f"{key}: the same one is asked for twice: {names}")
-    return labels
+def _labels(config: DictConfig, key: str) -> tuple[str, ...]:
+    return tuple(map(str, samplers(config, key)))
 
 
 def _environments(value: Any) -> tuple[int, ...]:
     counts = list(value) if isinstance(value, ListConfig) else [value]
-    if any(not _whole(count, 1) for count in counts) or len(set(counts)) < len(counts):
+    if any(not is_whole(count, 1) for count in counts) or len(set(counts)) < len(counts):
         raise RequestError(
             f"environments: expected different whole numbers of at least 1, or [], got {value!r}"
         )
@@ -193,29 +187,10 @@ def _environments(value: Any) -> tuple[int, ...]:
 
 
 def _act_steps(config: DictConfig) -> int:
-    steps = _count(config, "act_steps", 0)
+    steps = whole(config, "act_steps", 0)
     if steps == 1:
         raise RequestError("act_steps: expected 0 for none, or at least 2, got 1")
     return steps
-
-
-def _count(config: DictConfig, key: str, least: int) -> int:
-    value = config[key]
-    if not _whole(value, least):
-        raise RequestError(f"{key}: expected a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _device(name: Any) -> str:
-    try:
-        torch.empty(0, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise RequestError(f"device: {name!r} cannot be used here: {error}") from error
-    return str(name)
 
 
 @hydra.main(version_base="1.3", config_path="../configs/eval", config_name="latency")

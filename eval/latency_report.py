@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from eval import markdown
 from eval.latency_measure import Measured
 from eval.latency_plot import plot
 from eval.latency_summary import (
@@ -186,7 +187,7 @@ def _planning_table(rows: Sequence[Row], measured: Measured) -> str:
         )
         if on_device:
             cells[-1].append("" if row.device_memory is None else f"{row.device_memory / 1e6:.0f}")
-    return markdown(cells, left=2)
+    return markdown.table(cells, left=2)
 
 
 def _control_table(rows: Sequence[Row]) -> str:
@@ -203,7 +204,7 @@ def _control_table(rows: Sequence[Row]) -> str:
                 f"{control.late_async:.0%}",
             ]
         )
-    return markdown(cells, left=1)
+    return markdown.table(cells, left=1)
 
 
 def _act_table(rows: Sequence[Row]) -> str:
@@ -212,14 +213,14 @@ def _act_table(rows: Sequence[Row]) -> str:
         if row.act is not None:
             times = map(_ms, (row.act.p50, row.act.p95, row.act.p99, row.act.max))
             cells.append([row.sampler, *times, f"{row.act_hz:.1f} Hz"])
-    return markdown(cells, left=1)
+    return markdown.table(cells, left=1)
 
 
 def _throughput_table(rates: Mapping[str, Mapping[int, float]]) -> str:
     counts = list(next(iter(rates.values())))
     header = ["chunks/s", *(f"{n} env" if n == 1 else f"{n} envs" for n in counts)]
     cells = [[label, *(f"{rate[n]:.3g}" for n in counts)] for label, rate in rates.items()]
-    return markdown([header, *cells], left=1)
+    return markdown.table([header, *cells], left=1)
 
 
 def _auto_lines(checks: Sequence[AutoCheck]) -> list[str]:
@@ -236,23 +237,6 @@ def _auto_lines(checks: Sequence[AutoCheck]) -> list[str]:
             f"{each}. Never more than {TOLERANCE:.0%} below: {verdict}."
         )
     return lines
-
-
-def markdown(cells: Sequence[Sequence[str]], left: int) -> str:
-    """A table whose columns line up in a terminal too, the first ones to the left."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        " | ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    rule = "|".join(
-        "-" * (width + 2) if index < left else "-" * (width + 1) + ":"
-        for index, width in enumerate(widths)
-    )
-    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
 
 
 def _ms(milliseconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from eval import markdown
 from eval.statistics import Estimate
 from eval.summary import Row
 
@@ -37,23 +38,7 @@ def table(rows: Sequence[Row]) -> str:
         "ms p95",
         "time speedup",
     ]
-    cells = [header, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    left = 3  # columns of words
-    lines = [
-        "| "
-        + " | ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in cells
-    ]
-    rule = [
-        "-" * (width + 2) if index < left else "-" * (width + 1) + ":"
-        for index, width in enumerate(widths)
-    ]
-    return "\n".join([lines[0], "|" + "|".join(rule) + "|", *lines[1:]])
+    return markdown.table([header, *map(_cells, rows)], left=3)
 
 
 def write(

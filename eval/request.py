@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 import asd_policy
 import envs
 from asd_policy.formats import fingerprint
-from asd_policy.sampling import parse_sampler
 from eval.environments import env_options
 from eval.episodes import Episode, Experiment
 from eval.errors import RequestError
+from eval.settings import device, names, samplers, switch, whole
 
 
 @dataclass(frozen=True)
@@ -65,43 +65,40 @@ class Request:
             envs.errors.UnknownTaskError: If there is no such task.
             asd_policy.AsdPolicyError: If there is no such checkpoint or sampler.
         """
-        tasks = _names(config, "task")
+        tasks = names(config, "task")
         if config.checkpoint is not None and len(tasks) > 1:
             raise RequestError(
                 f"checkpoint: one checkpoint cannot serve the tasks {tasks}; evaluate them one by "
                 "one, or leave checkpoint=null for checkpoints/TASK_POLICY"
             )
-        samplers = [str(parse_sampler(name)) for name in _names(config, "sampler")]
-        if len(set(samplers)) < len(samplers):
-            raise RequestError(f"sampler: the same one is asked for twice: {samplers}")
-        first_seed = _count(config, "first_seed", least=0)
-        seeds = _count(config, "seeds", least=1)
+        first_seed = whole(config, "first_seed", least=0)
+        seeds = whole(config, "seeds", least=1)
         experiments = tuple(_experiment(config, task) for task in tasks)
         policies = "+".join(experiment.checkpoint.resolve().name for experiment in experiments)
         folder = config.output or Path("outputs/success") / policies
         return cls(
             experiments=experiments,
-            samplers=tuple(samplers),
+            samplers=tuple(map(str, samplers(config, "sampler"))),
             seeds=range(first_seed, first_seed + seeds),
-            repeats=_count(config, "repeats", least=1),
-            workers=_count(config, "workers", least=1, default=_cpus()),
+            repeats=whole(config, "repeats", least=1),
+            workers=whole(config, "workers", least=1, default=_cpus()),
             places={
                 # robosuite's environments take 130-260 MB each.
-                task: _count(
+                task: whole(
                     config, "episodes_per_worker", least=1, default=16 if task == "pusht" else 4
                 )
                 for task in tasks
             },
-            videos=min(_count(config, "videos", least=0), seeds),
-            planning_chunks=_count(config, "planning_chunks", least=0),
+            videos=min(whole(config, "videos", least=0), seeds),
+            planning_chunks=whole(config, "planning_chunks", least=0),
             output=Path(folder),
-            report_only=_switch(config, "report_only"),
+            report_only=switch(config, "report_only"),
         )
 
 
 def _experiment(config: DictConfig, task: str) -> Experiment:
     limit = envs.spec(task).max_episode_steps
-    max_steps = _count(config, "max_steps", least=1, default=limit)
+    max_steps = whole(config, "max_steps", least=1, default=limit)
     if max_steps > limit:
         raise RequestError(f"max_steps: {task} ends after {limit} steps, got {max_steps}")
     path = Path(config.checkpoint or f"checkpoints/{task}_{config.policy}")
@@ -115,34 +112,8 @@ def _experiment(config: DictConfig, task: str) -> Experiment:
         fingerprint=fingerprint(path),
         num_steps=spec.build_chain().num_steps,
         max_steps=max_steps,
-        device=config.device,
+        device=device(config),
     )
-
-
-def _names(config: DictConfig, key: str) -> list[str]:
-    value = config[key]
-    names = list(value) if isinstance(value, ListConfig) else [value]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise RequestError(f"{key}: expected a name or a list of names, got {value!r}")
-    if len(set(names)) < len(names):
-        raise RequestError(f"{key}: expected different names, got {names}")
-    return names
-
-
-def _count(config: DictConfig, key: str, least: int, default: int | None = None) -> int:
-    value = config[key]
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise RequestError(f"{key}: expected a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def _switch(config: DictConfig, key: str) -> bool:
-    value = config[key]
-    if not isinstance(value, bool):
-        raise RequestError(f"{key}: expected true or false, got {value!r}")
-    return value
 
 
 def _cpus() -> int:
