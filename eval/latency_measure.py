@@ -29,7 +29,7 @@ from eval.situations import Situations
 
 _WARM_UP = 3
 """Situations that each sampler plans before any is timed; the first has no previous chunk."""
-_INSPECTED = 20
+_INSPECTED = 10
 """Situations planned once more, to see where the time and the memory go."""
 _FEWEST_CHUNKS = 96
 """Planned for any number of environments: chunks are too unlike each other for fewer to compare."""
