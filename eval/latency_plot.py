@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from eval.latency_measure import Measured
-from eval.latency_summary import Row
+from eval.latency_summary import Row, in_ms
 
 _COLORS = (
     "#6b7280", "#d97706", "#0f766e", "#7c3aed", "#be123c", "#1d4ed8", "#65a30d", "#0891b2",
@@ -66,7 +66,7 @@ def _times(axes: Axes, measured: Measured, rows: Sequence[Row], colors: Mapping[
         axes.plot([p50, p50], [y - 0.26, y + 0.26], color=color, linewidth=2.5)
         axes.plot([p99, p99], [y - 0.18, y + 0.18], color=color, linewidth=1.2)
         axes.annotate(
-            f"{p50:.3g} ms",
+            f"{in_ms(p50)} ms",
             (p50, y),
             xytext=(0, 10),
             textcoords="offset points",

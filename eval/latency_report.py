@@ -17,6 +17,7 @@ from eval.latency_summary import (
     AutoCheck,
     Row,
     check_auto,
+    in_ms,
     summarise,
     throughput,
 )
@@ -177,7 +178,7 @@ def _planning_table(rows: Sequence[Row], measured: Measured) -> str:
             [
                 row.sampler,
                 _yes(row.exact),
-                *map(_ms, times),
+                *map(in_ms, times),
                 f"{row.calls:.1f}",
                 f"{row.evaluations:.0f}",
                 f"{gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
@@ -211,7 +212,7 @@ def _act_table(rows: Sequence[Row]) -> str:
     cells = [["sampler", "act ms p50", "p95", "p99", "max", "1/p99"]]
     for row in rows:
         if row.act is not None:
-            times = map(_ms, (row.act.p50, row.act.p95, row.act.p99, row.act.max))
+            times = map(in_ms, (row.act.p50, row.act.p95, row.act.p99, row.act.max))
             cells.append([row.sampler, *times, f"{row.act_hz:.1f} Hz"])
     return markdown.table(cells, left=1)
 
@@ -237,12 +238,6 @@ def _auto_lines(checks: Sequence[AutoCheck]) -> list[str]:
             f"{each}. Never more than {TOLERANCE:.0%} below: {verdict}."
         )
     return lines
-
-
-def _ms(milliseconds: float) -> str:
-    """Three digits, but no fewer than all before the point."""
-    digits = next((n for n, least in enumerate((100, 10, 1)) if milliseconds >= least), 3)
-    return f"{milliseconds:.{digits}f}"
 
 
 def _yes(value: bool) -> str:

@@ -241,3 +241,9 @@ def _by_situation(measured: Measured, sampler: str) -> NDArray[np.float64]:
     """A sampler's times in the order of the situations."""
     times = {p.situation: p.seconds for p in measured.plans if p.sampler == sampler}
     return np.array([times[situation] for situation in sorted(times)])
+
+
+def in_ms(milliseconds: float) -> str:
+    """Milliseconds as text: three digits, but no fewer than all before the point."""
+    digits = next((n for n, least in enumerate((100, 10, 1)) if milliseconds >= least), 3)
+    return f"{milliseconds:.{digits}f}"
