@@ -74,7 +74,10 @@ def summarize(
             continue
         own, baseline = scores[sampler], scores[samplers[0]]
         paired = sampler != samplers[0] and bool(own.keys() & baseline.keys())
-        estimate = statistics.mean_score if metric == "reward" else statistics.success_rate
+        if metric == "reward":
+            estimate, compare = statistics.mean_score, statistics.paired_difference
+        else:
+            estimate, compare = statistics.success_rate, statistics.paired_success_difference
         chunks = sum(outcome.chunks for outcome in ended)
         calls = sum(outcome.calls for outcome in ended)
         rows.append(
@@ -84,7 +87,7 @@ def summarize(
                 metric=metric,
                 episodes=len(ended),
                 score=estimate(own),
-                difference=statistics.paired_difference(own, baseline) if paired else None,
+                difference=compare(own, baseline) if paired else None,
                 sign_test=statistics.sign_test(own, baseline) if paired else None,
                 calls_per_chunk=calls / chunks,
                 evaluations_per_chunk=sum(outcome.evaluations for outcome in ended) / chunks,

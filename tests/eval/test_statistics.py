@@ -6,7 +6,13 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from eval.statistics import mean_score, paired_difference, sign_test, success_rate
+from eval.statistics import (
+    mean_score,
+    paired_difference,
+    paired_success_difference,
+    sign_test,
+    success_rate,
+)
 
 
 def once(values) -> dict[tuple[int, int], float]:
@@ -106,6 +112,58 @@ def test_no_difference_anywhere_is_bounded_by_the_number_of_seeds():
     estimate = paired_difference(once([1] * 100), once([1] * 100))
     assert estimate.value == 0
     assert bounds(estimate) == pytest.approx((-0.037, 0.037), abs=1e-3)
+
+
+def pairs(both, wins, losses, neither):
+    """Scores of two samplers that agree and differ on so many seeds."""
+    ours = [1] * both + [1] * wins + [0] * losses + [0] * neither
+    return once(ours), once([1] * both + [0] * wins + [1] * losses + [0] * neither)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        # Fagerland, Lydersen and Laake (2014), Statistics in Medicine 33: airways.
+        ((1, 1, 7, 12), (-0.517, -0.026)),
+        # With no pair that differs the bounds are Wilson's for none in n: z² / (n + z²).
+        ((100, 0, 0, 0), (-0.037, 0.037)),
+        # Where all differ, (n - z²) / (n + z²).
+        ((0, 100, 0, 0), (0.926, 1.0)),
+        ((0, 0, 100, 0), (-1.0, -0.926)),
+    ],
+)
+def test_paired_successes_have_tangos_interval(table, expected):
+    estimate = paired_success_difference(*pairs(*table))
+    assert bounds(estimate) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_few_wins_are_no_evidence():
+    ours, baseline = pairs(94, 3, 0, 3)
+    estimate = paired_success_difference(ours, baseline)
+    assert estimate.low < 0 < estimate.high and sign_test(ours, baseline) == 0.25
+    assert paired_difference(ours, baseline).low > 0  # what a bootstrap makes of them
+
+
+def test_tangos_interval_covers():
+    rng = np.random.default_rng(0)
+    for wins, losses in ((0.04, 0.03), (0.02, 0.0), (0.3, 0.1)):
+        covered = 0
+        for _ in range(400):
+            drawn = rng.choice(3, 100, p=[wins, losses, 1 - wins - losses])
+            ours, baseline = once(drawn != 1), once(drawn != 0)
+            estimate = paired_success_difference(ours, baseline)
+            covered += estimate.low <= wins - losses <= estimate.high
+        assert covered / 400 > 0.92
+
+
+def test_pairs_of_repeats_that_always_agree_count_once():
+    ours, baseline = pairs(60, 9, 4, 27)
+    thrice = [
+        {(s, r): v for (s, _), v in once.items() for r in range(3)} for once in (ours, baseline)
+    ]
+    assert bounds(paired_success_difference(*thrice)) == pytest.approx(
+        bounds(paired_success_difference(ours, baseline)), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(9, 1), (4, 4), (1, 0)])
