@@ -31,8 +31,9 @@ from asd_policy.policies import Policy
 from checkpoints.stopping import stop_like_ctrl_c
 from envs import demonstrators
 from envs.demonstrators.recording import Disturbed, Episode, Opening, record_episodes
-from envs.robomimic import Observation, RobomimicEnv
+from envs.robomimic import RobomimicEnv
 from envs.specs import ActionMode
+from envs.task_env import Observation
 
 _OPENING_STREAM = 2
 """Keeps the length of a policy's opening apart from the simulator's random numbers."""

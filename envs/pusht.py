@@ -5,28 +5,26 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.actions import check_action
-from envs.errors import EpisodeError, RenderError
+from envs.errors import RenderError
 from envs.pusht_keypoints import block_keypoints
 from envs.specs import TaskSpec
-
-Observation = dict[str, NDArray[np.float32] | NDArray[np.uint8]]
+from envs.task_env import Observation, TaskEnv
 
 _DRAWN_SIZE = 512
 """The simulator draws squares of a pixel a table unit; smaller frames are shrunk from those."""
 
 
-class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
+class PushTEnv(TaskEnv):
     """Push a T-shaped block onto its place on the table, with a round pusher.
 
     An action is where the pusher is to go, x and y in pixels of a 512 x 512 table; positions
     outside the table are clipped. The reward is the covered share of the goal divided by 0.95, at
     most 1. The physics are those of Chi et al.: their recorded actions give their recorded states.
+    A control step takes 100 ms. Info holds "coverage" (share of the goal that the block covers) and
+    "block_pose" (x, y, angle). In a frame a red cross marks the last action's target.
 
     Args:
         task: The task's spec.
@@ -48,10 +46,9 @@ class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         height: int = 256,
         images: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise RenderError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.task = task
-        self.render_mode = render_mode
+        super().__init__(task, render_mode, images)
+        if set(self._images) - {"image"}:
+            raise RenderError(f"images: expected no key but 'image', got {sorted(self._images)}")
         # The simulator draws only when asked, as its observations are the state.
         self.simulator = _import_pusht()(
             obs_type="state",
@@ -60,95 +57,20 @@ class PushTEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             visualization_height=_DRAWN_SIZE,
         )
         self._size = (width, height)
-        self._images = dict(images or {})
-        if set(self._images) - {"image"}:
-            raise RenderError(f"images: expected no key but 'image', got {sorted(self._images)}")
-        self.observation_space = spaces.Dict(
-            {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in task.observations}
-            | {k: spaces.Box(0, 255, (*size, 3), np.uint8) for k, size in self._images.items()}
-        )
-        self.action_space = spaces.Box(task.action_low, task.action_high, (task.action_dim,))
-        self._steps = 0
-        self._started = False
-        self._running = False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode.
+    def _start(self, seed: int) -> tuple[Observation, dict[str, Any]]:
+        _, raw = self.simulator.reset(seed=seed)
+        coverage = float(self.simulator._get_coverage())
+        return self._observe(raw), {"coverage": coverage, "block_pose": raw["block_pose"]}
 
-        Args:
-            seed: Seed of this episode and of the episode seeds drawn by later calls without one.
-            options: Unused.
-
-        Returns:
-            The observation, and info: "success" (False), "coverage" (share of the goal that the
-            block covers), "block_pose" (x, y, angle), "seed" (reproduces this episode).
-        """
-        super().reset(seed=seed)
-        episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
-        _, raw = self.simulator.reset(seed=episode_seed)
-        self._steps = 0
-        self._started = self._running = True
-        info = {
-            "success": False,
-            "coverage": float(self.simulator._get_coverage()),
-            "block_pose": raw["block_pose"],
-            "seed": episode_seed,
-        }
-        return self._observe(raw), info
-
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Run one control step (100 ms).
-
-        Args:
-            action: (2,) target of the pusher in pixels.
-
-        Returns:
-            Observation, reward, terminated (by success), truncated (by the step limit), and info
-            with "success", "coverage" and "block_pose".
-
-        Raises:
-            ActionError: If the action has the wrong shape or is not finite.
-            EpisodeError: Before `reset`, or after the episode has ended.
-        """
-        command = check_action(action, self.task, self.task.action_low, self.task.action_high)
-        if not self._running:
-            raise EpisodeError(
-                f"{self.task.name}: step() needs a running episode, but none was started or it has "
-                "ended; call reset() first"
-            )
+    def _advance(
+        self, command: NDArray[np.float64]
+    ) -> tuple[Observation, float, bool, dict[str, Any]]:
         _, reward, success, _, raw = self.simulator.step(command)
-        self._steps += 1
-        terminated = bool(success)
-        truncated = not terminated and self._steps >= self.task.max_episode_steps
-        self._running = not (terminated or truncated)
-        info = {
-            "success": terminated,
-            "coverage": float(raw["coverage"]),
-            "block_pose": raw["block_pose"],
-        }
-        return self._observe(raw), float(reward), terminated, truncated, info
+        info = {"coverage": float(raw["coverage"]), "block_pose": raw["block_pose"]}
+        return self._observe(raw), float(reward), bool(success), info
 
-    def render(self) -> NDArray[np.uint8]:
-        """Draw the present state; nothing is drawn unless this is called.
-
-        Returns:
-            (height, width, 3) uint8 RGB; a red cross marks the last action's target.
-
-        Raises:
-            RenderError: If the environment was made without `render_mode="rgb_array"`.
-            EpisodeError: Before the first `reset`.
-        """
-        if self.render_mode is None:
-            raise RenderError(
-                f"{self.task.name}: render() needs an environment made with "
-                f"envs.make({self.task.name!r}, render_mode='rgb_array')"
-            )
-        if not self._started:
-            raise EpisodeError(f"{self.task.name}: call reset() before render()")
+    def _frame(self) -> NDArray[np.uint8]:
         import cv2
 
         drawn = self.simulator.render()

@@ -4,19 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from envs.actions import check_action
 from envs.errors import ActionError, EpisodeError, RenderError
 from envs.rendering import SceneRenderer, camera_index, make_renderer
 from envs.robosuite_setup import TASKS, env_kwargs, import_robosuite
 from envs.specs import ActionMode, TaskSpec
-
-Observation = dict[str, NDArray[np.float32] | NDArray[np.uint8]]
+from envs.task_env import Observation, TaskEnv
 
 _IMAGE = "_image"
 """What robosuite and Robomimic append to a camera's name."""
@@ -24,13 +20,14 @@ _ARM = 7
 """Numbers in one arm's action."""
 
 
-class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
+class RobomimicEnv(TaskEnv):
     """One Robomimic task: observations of the state, end-effector actions, sparse reward.
 
     A delta action holds, per arm, a translation (1 is 5 cm) and a rotation vector (1 is 0.5 rad) in
     the world frame, and the gripper (-1 opens, 1 closes); components outside [-1, 1] are clipped.
     An absolute action holds, per arm, where the hand (the grip site) is to go: position in metres
-    and rotation vector in radians, in the world frame, neither clipped; and the gripper.
+    and rotation vector in radians, in the world frame, neither clipped; and the gripper. A control
+    step takes 50 ms; the reward is 1 at success, else 0.
     `object` is laid out as robosuite 1.5 does it. In Robomimic's own Lift data, from robosuite 1.4
     and older, the last three components (hand to cube) have the opposite sign.
 
@@ -67,106 +64,37 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         images: Mapping[str, tuple[int, int]] | None = None,
         terminate_on_success: bool = True,
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise RenderError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        row = TASKS[task.name]
-        self.task = task
-        self.render_mode = render_mode
-        self._arguments = env_kwargs(row, action_mode) | dict(robosuite_arguments or {})
-        self.robosuite = import_robosuite().make(row.env_name, **self._arguments)
-        self._images = dict(images or {})
+        super().__init__(task, render_mode, images, terminate_on_success)
         for key in self._images:
             if not key.endswith(_IMAGE):
                 raise RenderError(f"images: expected keys <camera>{_IMAGE}, got {key!r}")
-        self.observation_space = spaces.Dict(
-            {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in task.observations}
-            | {k: spaces.Box(0, 255, (*size, 3), np.uint8) for k, size in self._images.items()}
-        )
+        row = TASKS[task.name]
+        self._arguments = env_kwargs(row, action_mode) | dict(robosuite_arguments or {})
+        self.robosuite = import_robosuite().make(row.env_name, **self._arguments)
         self._set_action_mode(action_mode)
         self._camera = camera or row.camera
         self._size = (height, width)
-        self._terminate_on_success = terminate_on_success
         self._renderers: dict[tuple[int, int], SceneRenderer] = {}
-        self._steps = 0
         self._last_action: NDArray[np.float64] | None = None
-        self._started = False
-        self._running = False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode.
-
-        Args:
-            seed: Seed of this episode and of the episode seeds drawn by later calls without one.
-            options: Unused.
-
-        Returns:
-            The observation, and info: "success" (False), "seed" (reproduces this episode).
-        """
-        super().reset(seed=seed)
-        episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+    def _start(self, seed: int) -> tuple[Observation, dict[str, Any]]:
         # The placement samplers hold this very generator, so its state is set in place.
-        self.robosuite.rng.bit_generator.state = np.random.default_rng(
-            episode_seed
-        ).bit_generator.state
+        generator = np.random.default_rng(seed)
+        self.robosuite.rng.bit_generator.state = generator.bit_generator.state
         self._close_renderers()  # a hard reset replaces the model that renderers look at
         raw = self.robosuite.reset()
         self._tell_controllers()  # they are new ones
-        self._steps = 0
         self._last_action = None
-        self._started = self._running = True
-        return self._observe(raw), {"success": False, "seed": episode_seed}
+        return self._observe(raw), {}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Run one control step (50 ms).
-
-        Args:
-            action: (action_dim,) as described at the class.
-
-        Returns:
-            Observation, reward (1 at success, else 0), terminated (by success), truncated (by the
-            step limit), and info with "success".
-
-        Raises:
-            ActionError: If the action has the wrong shape or is not finite.
-            EpisodeError: Before `reset`, or after the episode has ended.
-        """
-        command = check_action(action, self.task, -self._high, self._high)
-        if not self._running:
-            raise EpisodeError(
-                f"{self.task.name}: step() needs a running episode, but none was started or it has "
-                "ended; call reset() first"
-            )
+    def _advance(
+        self, command: NDArray[np.float64]
+    ) -> tuple[Observation, float, bool, dict[str, Any]]:
         raw, reward, _, _ = self.robosuite.step(command)
-        self._steps += 1
         self._last_action = command
-        success = self.success
-        terminated = success and self._terminate_on_success
-        truncated = not terminated and self._steps >= self.task.max_episode_steps
-        self._running = not (terminated or truncated)
-        return self._observe(raw), float(reward), terminated, truncated, {"success": success}
+        return self._observe(raw), float(reward), self.success, {}
 
-    def render(self) -> NDArray[np.uint8]:
-        """Draw the present state; nothing is drawn unless this is called.
-
-        Returns:
-            (height, width, 3) uint8 RGB, top row first.
-
-        Raises:
-            RenderError: If the environment was made without `render_mode="rgb_array"`, or if there
-                is no such camera.
-            EpisodeError: Before the first `reset`.
-        """
-        if self.render_mode is None:
-            raise RenderError(
-                f"{self.task.name}: render() needs an environment made with "
-                f"envs.make({self.task.name!r}, render_mode='rgb_array')"
-            )
-        if not self._started:
-            raise EpisodeError(f"{self.task.name}: call reset() before render()")
+    def _frame(self) -> NDArray[np.uint8]:
         return self._draw(self._camera, self._size)
 
     def _draw(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -208,10 +136,10 @@ class RobomimicEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
                 f"{', '.join(self.task.action_modes)}"
             )
         self._action_mode = mode
-        self._high = np.full(self.task.action_dim, self.task.action_high, np.float32)
+        high = np.full(self.task.action_dim, self.task.action_high, np.float32)
         if mode == "absolute":
-            self._high.reshape(-1, _ARM)[:, :6] = np.inf
-        self.action_space = spaces.Box(-self._high, self._high)
+            high.reshape(-1, _ARM)[:, :6] = np.inf
+        self._limit_actions(-high, high)
 
     def _tell_controllers(self) -> None:
         for robot in self.robosuite.robots:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 import envs
 from envs import demonstrators
-from envs.robomimic import Observation, RobomimicEnv
+from envs.robomimic import RobomimicEnv
+from envs.task_env import Observation
 
 _DEMONSTRATOR_STREAM = 1
 """Keeps the demonstrator's random numbers apart from the simulator's, which use the bare seed."""
