@@ -1,6 +1,6 @@
 """What the environments of all tasks share: their spaces, their checks, when an episode ends."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +17,7 @@ Observation = dict[str, NDArray[np.float32] | NDArray[np.uint8]]
 Limits = NDArray[np.float32]
 
 
-class TaskEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
+class TaskEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]], ABC):
     """One task; a simulator's class says how an episode starts, how it goes on and what is seen.
 
     Args:
