@@ -1,4 +1,4 @@
-"""How weights move: AdamW, or Muon for the matrices of a transformer and AdamW for the rest."""
+"""How weights move: AdamW, or Muon for the matrices between layers and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 
@@ -29,15 +29,14 @@ def build_optimizers(config: DictConfig, network: nn.Module) -> list[Optimizer]:
         return [_adamw(config, weights)]
     if config.optimizer != "muon":
         raise ValueError(f"optimizer: expected adamw or muon, got {config.optimizer!r}")
-    width = config.policy.network.get("n_emb")
-    if width is None:
-        raise ValueError("optimizer=muon is for transformers: train this network with adamw")
+    network_config = config.policy.network
+    width = network_config.get("n_emb") or min(network_config.down_dims)
     # Between layers both sides are multiples of the width; an embedding's input and the head's
     # output are sizes of the task.
     inner = [
         weight
         for weight in weights
-        if weight.ndim == 2 and all(side % width == 0 for side in weight.shape)
+        if weight.ndim in (2, 3) and all(side % width == 0 for side in weight.shape[:2])
     ]
     chosen = {id(weight) for weight in inner}
     muon: Callable[..., Optimizer] | None = getattr(torch.optim, "Muon", None)
@@ -47,13 +46,30 @@ def build_optimizers(config: DictConfig, network: nn.Module) -> list[Optimizer]:
         )
     return [
         muon(
-            inner,
+            [_as_matrix(weight) for weight in inner],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         ),
         _adamw(config, [weight for weight in weights if id(weight) not in chosen]),
     ]
+
+
+def _as_matrix(weight: nn.Parameter) -> nn.Parameter:
+    """A matrix itself; a kernel (M, N, K) as the matrix (M, N K), in the same memory.
+
+    torch's Muon takes matrices alone; a convolution is one over its window (Jordan et al. 2024).
+    """
+    if weight.ndim == 2:
+        return weight
+    matrix = nn.Parameter(weight.detach().view(len(weight), -1))
+
+    def share_gradient(kernel: Tensor) -> None:
+        assert kernel.grad is not None
+        matrix.grad = kernel.grad.view(matrix.shape)
+
+    weight.register_post_accumulate_grad_hook(share_gradient)
+    return matrix
 
 
 def _adamw(config: DictConfig, weights: list[nn.Parameter]) -> AdamW:
