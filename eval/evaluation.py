@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import envs
@@ -49,10 +49,11 @@ def evaluate(request: Request, command: str) -> bool:
         for experiment in request.experiments:
             outcomes = store.outcomes(experiment, request.episodes)
             if outcomes:
-                planned = _planning_times(request, experiment, store, run, provenance)
+                planned = _planning_times(request, experiment, store, run, provenance, outcomes)
                 rows += _report_task(request, experiment, outcomes, planned)
                 commits[experiment.task] = store.commits(experiment, request.episodes)
-                filmed += [(experiment, episode) for episode in _to_film(request, outcomes)]
+                if not request.report_only:
+                    filmed += [(experiment, episode) for episode in _to_film(request, outcomes)]
     if request.report_only and not rows:
         raise StoreError(
             f"{request.store}: expected stored episodes to report, found none of these "
@@ -110,13 +111,19 @@ def _planning_times(
     store: Store,
     run: int,
     provenance: Mapping[str, str],
+    outcomes: Iterable[Episode],
 ) -> list[PlannedChunk]:
-    """Planning times of this machine, measured unless they are stored."""
+    """Planning times of this machine for all samplers that have run, measured if none are stored.
+
+    A report measures none.
+    """
     if not request.planning_chunks:
         return []
-    samplers, chunks = request.samplers, request.planning_chunks
+    have_run = {request.samplers[0], *(episode.sampler for episode in outcomes)}
+    samplers = [sampler for sampler in request.samplers if sampler in have_run]
+    chunks = request.planning_chunks
     planned = store.planning(experiment, samplers, chunks, provenance)
-    if not planned:
+    if not planned and not request.report_only:
         first = request.seeds[0]
         planned = run_apart(time_planning, experiment, samplers, experiment.make_env, first, chunks)
         store.add_planning(run, experiment, planned)

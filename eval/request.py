@@ -32,7 +32,7 @@ class Request:
         videos: Episodes filmed for each task.
         planning_chunks: Chunks for which each sampler is timed; 0 for no timing.
         output: Folder of the results.
-        report_only: Whether to run no episodes and to report those that are stored.
+        report_only: Whether to run, time and film nothing, and to report what is stored.
     """
 
     experiments: tuple[Experiment, ...]

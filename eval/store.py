@@ -225,7 +225,7 @@ class Store(AbstractContextManager["Store"]):
 
         Args:
             experiment: Whose times.
-            samplers: All that must have been timed together.
+            samplers: All that must have been timed together, among others perhaps.
             chunks: How many chunks each of them must have planned.
             provenance: What times measured now would be made with.
 
@@ -248,7 +248,7 @@ class Store(AbstractContextManager["Store"]):
                 "WHERE task = ? AND checkpoint = ? AND run = ? ORDER BY rowid",
                 (experiment.task, experiment.fingerprint, run),
             )
-            found = [PlannedChunk(*row) for row in rows]
+            found = [chunk for row in rows if (chunk := PlannedChunk(*row)).sampler in samplers]
             counts = Counter(chunk.sampler for chunk in found)
             if counts == dict.fromkeys(samplers, chunks):
                 return found

@@ -105,5 +105,6 @@ def test_planning_times_are_reused_on_the_same_machine_only(tmp_path, experiment
         assert store.planning(experiment, ["ddpm", "refine:4"], 2, here) == []
         store.add_planning(store.begin_run("", here), experiment, chunks)
         assert store.planning(experiment, ["ddpm", "refine:4"], 2, here) == chunks
+        assert store.planning(experiment, ["refine:4"], 2, here) == chunks[1::2]
         assert store.planning(experiment, ["ddpm", "refine:4"], 3, here) == []
         assert store.planning(experiment, ["ddpm", "carry:4"], 2, here) == []

@@ -112,8 +112,9 @@ def test_a_killed_run_goes_on_where_it_was(checkpoint, tmp_path, uninterrupted):
     process.communicate()
     first = rows(tmp_path)
     assert 3 <= len(first) < 16
-    text = finish(start(*arguments, "report_only=true"))
+    text = finish(start(*arguments, "report_only=true", "planning_chunks=4", "videos=1"))
     assert "| ddpm " in text and rows(tmp_path) == first
+    assert "pusht planning" not in text and not list(tmp_path.glob("*.mp4"))
     finish(start(*arguments))
     second = rows(tmp_path)
     # Nothing is lost or done again, and the results are those of a run that was never killed.
