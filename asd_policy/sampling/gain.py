@@ -94,7 +94,7 @@ HOPELESS = 1e6
 """The error of a draft of which nothing is known."""
 
 
-def typical_error(error: Tensor, gap: Tensor) -> Tensor:
+def typical_error(error: Tensor, gap: Tensor, one_path: bool = False) -> Tensor:
     """The error whose drafts are accepted as often as those of many errors, on average.
 
     A draft at step j is accepted with probability ``2 Φ(-‖D‖/2)``, ``‖D‖ = gap_j ‖error‖``
@@ -103,14 +103,22 @@ def typical_error(error: Tensor, gap: Tensor) -> Tensor:
     Args:
         error: Norms of errors by chunk and step, ``(N, J)``; NaN where there was none.
         gap: ``b_j / s_j``, ``(J,)``; at a step without noise (0) the root mean square is given.
+        one_path: Whether the steps are those of one draft, of which a step is put to the test
+            only if all before it stand. Chunks differ: those that get far are the easy ones, and
+            their errors count in proportion, so that whole prefixes stand as often as they do.
 
     Returns:
         ``(J,)``; NaN at steps without any error.
     """
     error, gap = error.double(), gap.double()
-    accepted = torch.erfc(gap * error / math.sqrt(8)).nanmean(0)
+    accepted = torch.erfc(gap * error / math.sqrt(8))
+    weight = torch.ones_like(accepted)
+    if one_path:
+        weight[:, 1:] = accepted[:, :-1].cumprod(1)
+    weight = weight.clamp(min=1e-12).masked_fill(accepted.isnan(), 0.0)
+    mean = (weight * accepted).nansum(0) / weight.sum(0)
     # Where next to none is accepted the inverse is without bound; such a step is hopeless anyway.
-    equal = math.sqrt(8) * torch.erfinv(1 - accepted.clamp(min=1e-9)) / gap
+    equal = math.sqrt(8) * torch.erfinv(1 - mean.clamp(min=1e-9)) / gap
     return torch.where(gap > 0, equal, error.square().nanmean(0).sqrt()).float()
 
 
@@ -187,9 +195,11 @@ def _draft_errors(
 
     for last in range(k - 1):
         ahead = missed(predictions[:, last, None], drawn - drawn[:, last, None])
-        error[last + 1, last + 1 :] = typical_error(ahead[:, last + 1 :], gap[last + 1 :])
+        error[last + 1, last + 1 :] = typical_error(
+            ahead[:, last + 1 :], gap[last + 1 :], one_path=True
+        )
     if previous is not None and bool(previous.isfinite().all(1).any()):
-        error[0] = typical_error(missed(previous[:, None], drawn), gap)
+        error[0] = typical_error(missed(previous[:, None], drawn), gap, one_path=True)
     steps = torch.arange(k, device=error.device)
     one_ahead = error[steps, steps].clone()
     one_ahead[0] = one_ahead[1]

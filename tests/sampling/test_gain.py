@@ -76,6 +76,19 @@ def test_a_typical_error_is_accepted_as_often_as_all_errors_on_average():
     assert float(typical_error(one_bad, torch.ones(1))) < 1.0, "one hopeless chunk counts as one"
 
 
+def test_prefixes_of_a_path_stand_as_often_as_those_of_unlike_chunks():
+    generator = torch.Generator().manual_seed(0)
+    hardness = torch.rand(400, 1, generator=generator) ** 3
+    error = hardness * (0.5 + torch.rand(400, 30, generator=generator))
+    gap = torch.ones(30)
+    stand = 2 * norm.cdf(-error / 2)
+    expected = stand.cumprod(1).mean(0)
+    path = 2 * norm.cdf(-typical_error(error, gap, one_path=True) / 2)
+    assert path.cumprod() == pytest.approx(expected, rel=1e-3)
+    steps = 2 * norm.cdf(-typical_error(error, gap) / 2)
+    assert steps.cumprod()[-1] < 0.5 * expected[-1], "easy chunks get further than the mean"
+
+
 def test_a_good_previous_chunk_saves_calls(gain):
     noise = random_noise(100, CHAIN, (4,), seed=6)
     target = sample(Gaussian().denoise, CHAIN, noise, "ddpm").x
