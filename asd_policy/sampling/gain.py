@@ -26,8 +26,8 @@ class Gain:
         slope: g, ``(K, D)``, not negative; zero at step 0.
         error: How far a draft of x̂0 is off, ``(K + 1, K)`` by ``[L + 1, j]``: at step j when steps
             up to L have been visited; row 0 with nothing but the previous chunk. A norm; of many
-            chunks the one that gives their mean acceptance (``typical_error``), as a mean
-            square would follow the few chunks that no draft fits.
+            chunks the one that lets prefixes of a window stand as often as theirs do
+            (``typical_error``): a mean square would follow the few chunks that no draft fits.
         clip: The model's own bound on the predictions, or None.
     """
 
