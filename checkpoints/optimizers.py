@@ -31,8 +31,8 @@ def build_optimizers(config: DictConfig, network: nn.Module) -> list[Optimizer]:
         raise ValueError(f"optimizer: expected adamw or muon, got {config.optimizer!r}")
     network_config = config.policy.network
     width = network_config.get("n_emb") or min(network_config.down_dims)
-    # Between layers both sides are multiples of the width; an embedding's input and the head's
-    # output are sizes of the task.
+    # Between layers both sides are multiples of the width; the inputs of embeddings and of the
+    # U-Net's conditioning, and the head's output, are sizes of the task.
     inner = [
         weight
         for weight in weights

@@ -112,15 +112,18 @@ def test_a_killed_run_goes_on_where_it_was(checkpoint, tmp_path, uninterrupted):
     process.communicate()
     first = rows(tmp_path)
     assert 3 <= len(first) < 16
-    text = finish(start(*arguments, "report_only=true", "planning_chunks=4", "videos=1"))
+    text = finish(start(*arguments, "report_only=true"))
     assert "| ddpm " in text and rows(tmp_path) == first
-    assert "pusht planning" not in text and not list(tmp_path.glob("*.mp4"))
     finish(start(*arguments))
     second = rows(tmp_path)
     # Nothing is lost or done again, and the results are those of a run that was never killed.
     assert {episode: second[episode] for episode in first} == first
     assert {run for episode, (_, run) in second.items() if episode not in first} == {3}
     assert {episode: outcome for episode, (outcome, _) in second.items()} == uninterrupted
+    # All there is to film and to time is there now: a report does neither.
+    text = finish(start(*arguments, "report_only=true", "planning_chunks=4", "videos=1"))
+    assert "| refine:4 " in text and rows(tmp_path) == second
+    assert "pusht planning" not in text and not list(tmp_path.glob("*.mp4"))
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(checkpoint, tmp_path, uninterrupted):
