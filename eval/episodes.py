@@ -20,7 +20,8 @@ class Experiment:
         task: The task's name, as in `envs.make`.
         checkpoint: Folder of the policy.
         env_options: What the policy's environment is told, as in `envs.make`.
-        fingerprint: SHA-256 of the checkpoint, under which its results are kept.
+        fingerprints: For each sampler SHA-256 of what its episodes depend on in the checkpoint,
+            under which they are kept.
         num_steps: K, the steps of the policy's reverse process.
         max_steps: Control steps after which an episode is stopped.
         device: Where the network runs.
@@ -29,7 +30,7 @@ class Experiment:
     task: str
     checkpoint: Path
     env_options: Mapping[str, Any]
-    fingerprint: str
+    fingerprints: Mapping[str, str]
     num_steps: int
     max_steps: int
     device: str

@@ -109,7 +109,7 @@ def _experiment(config: DictConfig, task: str) -> Experiment:
         task=task,
         checkpoint=path,
         env_options=env_options(spec),
-        fingerprint=fingerprint(path),
+        fingerprints={str(each): fingerprint(path, each) for each in samplers(config, "sampler")},
         num_steps=spec.build_chain().num_steps,
         max_steps=max_steps,
         device=device(config),

@@ -104,7 +104,7 @@ class Store(AbstractContextManager["Store"]):
         episode = result.episode
         key = (
             experiment.task,
-            experiment.fingerprint,
+            experiment.fingerprints[episode.sampler],
             episode.sampler,
             episode.seed,
             episode.repeat,
@@ -135,27 +135,22 @@ class Store(AbstractContextManager["Store"]):
         """Those of the episodes that have run to their end."""
         wanted = set(episodes)
         rows = self._db.execute(
-            "SELECT sampler, seed, repeat, steps, reward, success, chunks, calls, evaluations "
-            "FROM episodes WHERE task = ? AND checkpoint = ? AND max_steps = ?",
-            (experiment.task, experiment.fingerprint, experiment.max_steps),
+            "SELECT checkpoint, sampler, seed, repeat, "
+            "steps, reward, success, chunks, calls, evaluations "
+            "FROM episodes WHERE task = ? AND max_steps = ?",
+            (experiment.task, experiment.max_steps),
         )
         found = {}
-        for sampler, seed, repeat, steps, reward, success, *counts in rows:
+        for checkpoint, sampler, seed, repeat, steps, reward, success, *counts in rows:
             episode = Episode(sampler, seed, repeat)
-            if episode in wanted:
+            if episode in wanted and checkpoint == experiment.fingerprints[sampler]:
                 found[episode] = Outcome(episode, steps, reward, bool(success), *counts)
         return found
 
     def commits(self, experiment: Experiment, episodes: Iterable[Episode]) -> list[str]:
         """The commits at which these episodes ran, the earliest first."""
-        wanted = set(episodes)
-        rows = self._db.execute(
-            "SELECT sampler, seed, repeat, provenance FROM episodes JOIN runs ON run = id "
-            "WHERE task = ? AND checkpoint = ? AND max_steps = ? ORDER BY started, id",
-            (experiment.task, experiment.fingerprint, experiment.max_steps),
-        )
-        texts = [text for *key, text in rows if Episode(*key) in wanted]
-        return list(dict.fromkeys(json.loads(text).get("commit", "none") for text in texts))
+        made_with = self._made_with(experiment, episodes)
+        return list(dict.fromkeys(stored.get("commit", "none") for stored in made_with))
 
     def check_versions(
         self, experiment: Experiment, episodes: Iterable[Episode], provenance: Mapping[str, str]
@@ -170,16 +165,9 @@ class Store(AbstractContextManager["Store"]):
         Raises:
             StoreError: Naming the versions that differ.
         """
-        wanted = set(episodes)
-        rows = self._db.execute(
-            "SELECT sampler, seed, repeat, provenance FROM episodes JOIN runs ON run = id "
-            "WHERE task = ? AND checkpoint = ? AND max_steps = ?",
-            (experiment.task, experiment.fingerprint, experiment.max_steps),
-        )
-        used = {text for *key, text in rows if Episode(*key) in wanted}
         differences = {
             f"{name} {stored.get(name, 'none')} (now {provenance[name]})"
-            for stored in map(json.loads, used)
+            for stored in self._made_with(experiment, episodes)
             for name in DECISIVE
             if stored.get(name, "none") != provenance[name]
         }
@@ -200,7 +188,7 @@ class Store(AbstractContextManager["Store"]):
             [
                 (
                     experiment.task,
-                    experiment.fingerprint,
+                    experiment.fingerprints[chunk.sampler],
                     run,
                     chunk.sampler,
                     chunk.seed,
@@ -235,8 +223,8 @@ class Store(AbstractContextManager["Store"]):
         """
         runs = self._db.execute(
             "SELECT id, provenance FROM runs WHERE id IN "
-            "(SELECT run FROM planning WHERE task = ? AND checkpoint = ?) ORDER BY id DESC",
-            (experiment.task, experiment.fingerprint),
+            "(SELECT run FROM planning WHERE task = ?) ORDER BY id DESC",
+            (experiment.task,),
         )
         same = (*DECISIVE, "cpu")
         for run, text in runs.fetchall():
@@ -244,15 +232,37 @@ class Store(AbstractContextManager["Store"]):
             if any(stored.get(name) != provenance[name] for name in same):
                 continue
             rows = self._db.execute(
-                "SELECT sampler, seed, chunk, seconds, calls, evaluations FROM planning "
-                "WHERE task = ? AND checkpoint = ? AND run = ? ORDER BY rowid",
-                (experiment.task, experiment.fingerprint, run),
+                "SELECT checkpoint, sampler, seed, chunk, seconds, calls, evaluations "
+                "FROM planning WHERE task = ? AND run = ? ORDER BY rowid",
+                (experiment.task, run),
             )
-            found = [chunk for row in rows if (chunk := PlannedChunk(*row)).sampler in samplers]
+            found = [
+                PlannedChunk(sampler, *rest)
+                for checkpoint, sampler, *rest in rows
+                if sampler in samplers and checkpoint == experiment.fingerprints[sampler]
+            ]
             counts = Counter(chunk.sampler for chunk in found)
             if counts == dict.fromkeys(samplers, chunks):
                 return found
         return []
+
+    def _made_with(
+        self, experiment: Experiment, episodes: Iterable[Episode]
+    ) -> list[dict[str, str]]:
+        """The provenances of these episodes' runs, the earliest first."""
+        wanted = set(episodes)
+        rows = self._db.execute(
+            "SELECT provenance, checkpoint, sampler, seed, repeat "
+            "FROM episodes JOIN runs ON run = id "
+            "WHERE task = ? AND max_steps = ? ORDER BY started, id",
+            (experiment.task, experiment.max_steps),
+        )
+        texts = [
+            text
+            for text, checkpoint, sampler, *key in rows
+            if Episode(sampler, *key) in wanted and checkpoint == experiment.fingerprints[sampler]
+        ]
+        return [json.loads(text) for text in dict.fromkeys(texts)]
 
     def _create(self) -> None:
         """Make the tables, unless they are there; workers may come at the same time."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from asd_policy.errors import AsdPolicyError, CheckpointError
 from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.spec import PolicySpec
+from asd_policy.sampling import Sampler, Speculative
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -184,8 +185,13 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def fingerprint(directory: str | Path) -> str:
-    """SHA-256 of a checkpoint with its gain and draft: the identity under which results are kept.
+def fingerprint(directory: str | Path, sampler: Sampler | None = None) -> str:
+    """SHA-256 of a checkpoint, or of those parts that a sampler's results depend on.
+
+    Args:
+        directory: The checkpoint.
+        sampler: Whose results it is to identify: only a sampler that drafts by the gain or by the
+            draft network depends on them. None for all that is there.
 
     Raises:
         CheckpointError: If the configuration or the weights are missing.
@@ -193,7 +199,12 @@ def fingerprint(directory: str | Path) -> str:
     directory = Path(directory)
     digest = hashlib.sha256(weights_digest(directory).encode())
     draft = directory / DRAFT_FOLDER
-    for path in (directory / GAIN_FILE, draft / CONFIG_FILE, draft / WEIGHTS_FILE):
+    parts: list[Path] = []
+    if sampler is None or (isinstance(sampler, Speculative) and sampler.uses_gain):
+        parts.append(directory / GAIN_FILE)
+    if sampler is None or (isinstance(sampler, Speculative) and sampler.uses_draft_model):
+        parts += [draft / CONFIG_FILE, draft / WEIGHTS_FILE]
+    for path in parts:
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -75,6 +75,16 @@ class Speculative:
         if self.warm_start and self.draft not in (*REVISITING, "carry"):
             raise SamplerError(f"{_NAMES[self.draft]!r} has no warm start")
 
+    @property
+    def uses_gain(self) -> bool:
+        """Whether it drafts by what was learned of the policy's answers to noise."""
+        return self.draft == "gain"
+
+    @property
+    def uses_draft_model(self) -> bool:
+        """Whether it drafts by a second network."""
+        return self.draft == "independent"
+
     def __str__(self) -> str:
         """The label under which results are kept, e.g. ``refine:24`` or ``asd``."""
         name = _NAMES[self.draft]

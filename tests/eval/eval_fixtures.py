@@ -26,7 +26,7 @@ def experiment(checkpoint: Path) -> Experiment:
         "pusht",
         checkpoint,
         {"action_mode": "position"},
-        fingerprint(checkpoint),
+        dict.fromkeys(("ddpm", "refine:4"), fingerprint(checkpoint)),
         NUM_STEPS,
         20,
         "cpu",

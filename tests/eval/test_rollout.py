@@ -94,7 +94,7 @@ def test_an_episode_stops_at_success(experiment, undisturbed):
 @pytest.mark.sim
 def test_robosuite_episodes_side_by_side_are_as_alone(tmp_path):
     folder = save_tiny_policy("lift", tmp_path / "lift", 1.0, 0.0)
-    experiment = Experiment("lift", folder, {"action_mode": "delta"}, "", NUM_STEPS, 10, "cpu")
+    experiment = Experiment("lift", folder, {"action_mode": "delta"}, {}, NUM_STEPS, 10, "cpu")
     two = EPISODES[::3]
     alone, together = (roll(experiment, places, episodes=two) for places in (1, 2))
     assert sorted(alone) == two and alone == together

@@ -36,11 +36,29 @@ def test_results_of_other_checkpoints_and_limits_are_kept_apart(tmp_path, experi
     with Store(tmp_path / "s") as store:
         store.add(store.begin_run("", describe("cpu")), experiment, outcome(FIRST))
         for other in (
-            replace(experiment, fingerprint="another"),
+            replace(experiment, fingerprints={"ddpm": "another"}),
             replace(experiment, max_steps=300),
             replace(experiment, task="lift"),
         ):
             assert store.outcomes(other, [FIRST]) == {}
+
+
+def test_a_change_of_what_one_sampler_depends_on_keeps_the_others(tmp_path, experiment):
+    now = describe("cpu")
+    timed = [PlannedChunk(e.sampler, 3, 0, 0.1, 10, 10) for e in (FIRST, SECOND)]
+    with Store(tmp_path / "s") as store:
+        run = store.begin_run("", {**now, "torch": "2.6.0"})
+        store.add(run, experiment, outcome(FIRST))
+        store.add(run, experiment, outcome(SECOND))
+        store.add_planning(store.begin_run("", now), experiment, timed)
+        both = ["ddpm", "refine:4"]
+        other = replace(experiment, fingerprints={**experiment.fingerprints, "refine:4": "another"})
+        assert store.outcomes(other, [FIRST, SECOND]) == {FIRST: outcome(FIRST)}
+        store.check_versions(other, [SECOND], now)  # nothing of it is used
+        assert store.commits(other, [SECOND]) == []
+        assert store.planning(experiment, both, 1, now) == timed
+        assert store.planning(other, both, 1, now) == []
+        assert store.planning(other, ["ddpm"], 1, now) == timed[:1]
 
 
 def test_two_connections_add_to_one_file(tmp_path, experiment):

@@ -69,7 +69,7 @@ def test_a_killed_worker_is_named_with_its_seeds_and_the_others_go_on(
 def test_a_worker_that_cannot_start_says_why(tmp_path, experiment):
     with Store(tmp_path / "s") as store:
         broken = Experiment(
-            "pusht", Path("/nowhere"), {"action_mode": "position"}, "", 10, 20, "cpu"
+            "pusht", Path("/nowhere"), {"action_mode": "position"}, {}, 10, 20, "cpu"
         )
         run = store.begin_run("", describe("cpu"))
         job = Job(broken, planted(BAD, "kill"), store.path, run, 1)

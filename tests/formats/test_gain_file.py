@@ -13,7 +13,7 @@ import asd_policy
 from asd_policy.errors import CheckpointError, SamplerError
 from asd_policy.formats import fingerprint, load_gain, save_checkpoint, save_gain
 from asd_policy.policies import Normalizer
-from asd_policy.sampling import Gain
+from asd_policy.sampling import Gain, parse_sampler
 
 FILE = "gain.safetensors"
 
@@ -28,6 +28,31 @@ def test_reads_back_what_was_written(tiny_gain, tiny_folder):
     policy = asd_policy.load_policy(tiny_folder, device="cpu")
     assert torch.equal(policy.planner.gain.slope, tiny_gain.slope)
     assert asd_policy.load_policy(tiny_folder, device="cpu", gain=False).planner.gain is None
+
+
+def test_a_sampler_is_identified_by_what_it_drafts_with(tiny_gain, tiny_checkpoint, tiny_folder):
+    samplers = [
+        None,
+        *map(parse_sampler, ("ddpm", "asd-paper", "asd", "gain:8", "speculative-independent")),
+    ]
+
+    def changed(change):
+        before = [fingerprint(tiny_folder, sampler) for sampler in samplers]
+        change()
+        after = [fingerprint(tiny_folder, sampler) for sampler in samplers]
+        return [old != new for old, new in zip(before, after, strict=True)]
+
+    fitted = changed(lambda: save_gain(tiny_gain, tiny_folder, {}))
+    assert fitted == [True, False, False, True, True, False]
+    drafting = changed(lambda: save_checkpoint(tiny_checkpoint, tiny_folder / "draft"))
+    assert drafting == [True, False, False, False, False, True]
+
+    def retrain():
+        with torch.no_grad():
+            next(tiny_checkpoint.network.parameters()).add_(1e-3)
+        save_checkpoint(tiny_checkpoint, tiny_folder)
+
+    assert changed(retrain) == [True] * 6
 
 
 def test_a_checkpoint_without_one_has_none(tiny_folder):
