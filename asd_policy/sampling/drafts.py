@@ -26,6 +26,15 @@ ANCHORED: tuple[DraftKind, ...] = ("frozen", "drift")
 REVISITING: tuple[DraftKind, ...] = ("refine", "gain")
 """Drafts that keep what the model said along a discarded path."""
 
+_TRUST = 0.9
+"""How much of a secant is believed; a little less than all of it takes the fewest calls."""
+
+_FAR = 1e-4
+"""How far apart two visits of a step must be (a norm, normalised) to tell more than rounding."""
+
+_CORRECTIONS = 2
+"""Passes over a path whose guesses depend on its own states; a third changes nothing."""
+
 
 class PathTables:
     """``x_{j+1} = w_j x_j + b_j h_j + s_j z_j`` over many steps as one cumulative sum.
@@ -63,13 +72,17 @@ class Drafts:
     it the last prediction follows the noise, ``x0_last + Σ G_k s_{k-1} z_{k-1}``. With the gain a
     posterior covariance this is the prediction's martingale to first order; without one G is 0.
 
+    G is the same for all chunks. A step that was visited twice tells more: by how much the model
+    differed from G between the two visits, which is taken to hold in their direction (a secant, as
+    in Broyden's method).
+
     Args:
         kind: ``frozen`` (Hu et al. 2025, arXiv 2505.03983): the anchor's prediction for every step.
             ``drift`` (De Bortoli et al. 2025, arXiv 2501.05370): the anchor's increment ``m - x``.
             ``independent`` (the same): another model's prediction, step after step.
             ``carry``: the last verified prediction. ``refine``: each step's own prediction on
             the discarded path, so that a verification is also a Picard sweep on the same noise.
-            ``gain``: refine, and follow the posterior.
+            ``gain``: refine, follow the posterior, and learn from what the model said twice.
         chain: The reverse process.
         gain: For ``gain`` alone.
         device: Where to work.
@@ -123,13 +136,20 @@ class Drafts:
         # A model of its own needs no prediction to begin with.
         self.known = torch.ones_like(known) if self._model is not None else known
         self.h = torch.zeros_like(noise)
+        # Where the model was asked last, and the last two visits' secant: its direction, divided by
+        # its squared length, and by how much the model's answer was off in it.
+        kept = noise if self._gain is not None else noise[:, :, :1]
+        self._asked, self._direction, self._surprise = (torch.zeros_like(kept) for _ in range(3))
         # The last step that h is known of, and the step that the tail was predicted at; -1 is
         # before the chain began.
         self.last = torch.full_like(known, -1, dtype=torch.long)
         self._tail, self._tail_step = self._rotate(previous), self.last.clone()
         self.hear(noise)
 
-    CHUNK_TENSORS = ("h", "last", "_tail", "_tail_step", "_z", "_turned", "_drawn")
+    CHUNK_TENSORS = (
+        *("h", "last", "_tail", "_tail_step", "_z", "_turned", "_drawn"),
+        *("_asked", "_direction", "_surprise"),
+    )
     """What a chunk's drafts live in: the tensors that ``begin`` makes and ``learn`` renews."""
 
     def hear(self, noise: Tensor) -> None:
@@ -159,8 +179,17 @@ class Drafts:
         z, h = _at(self._z, step), _at(self.h, step)
         guess = h
         if self._slope is not None:
-            along = self._linear.follow(self._rotate(x), step, h, _at(self._turned, step))
-            guess = h + self._slope[step] * along
+            start, turned = self._rotate(x), _at(self._turned, step)
+            along = self._linear.follow(start, step, h, turned)
+            if self._gain is not None:
+                asked, direction, surprise = (
+                    _at(values, step) for values in (self._asked, self._direction, self._surprise)
+                )
+                for _ in range(_CORRECTIONS):
+                    part = (direction * (along - asked)).sum(-1, keepdim=True)
+                    guess = h + _TRUST * part * surprise
+                    along = self._linear.follow(start, step, guess, turned)
+            guess = guess + self._slope[step] * along
         drawn = _at(self._drawn, step)
         row = (self.last - position).clamp(0, step.shape[1] - 1)[:, None]
         behind = torch.where(
@@ -221,16 +250,25 @@ class Drafts:
         self._tail = torch.where(running[:, None], _at(spoken, source[:, None])[:, 0], self._tail)
         self._tail_step = torch.where(running, at, self._tail_step)
         if revisits:
-            h = spoken
-            if self._gain is not None:
-                step = (position[:, None] + self._steps[: clean.shape[1]]).clamp(
-                    max=len(self._s) - 1
-                )
-                h = spoken - self._gain.slope[step] * self._rotate(states)
             row = self._steps - position[:, None]
             seen = (row >= 0) & (row < length[:, None])
-            self.h = torch.where(seen[:, :, None], _at(h, row.clamp(0, clean.shape[1] - 1)), self.h)
+            row = row.clamp(0, clean.shape[1] - 1)
+            h = _at(spoken, row)
+            if self._gain is not None:
+                asked = _at(self._rotate(states), row)
+                h = h - self._gain.slope * asked
+                self._compare(asked, h, seen & (self._steps <= self.last[:, None]))
+                self._asked = torch.where(seen[:, :, None], asked, self._asked)
+            self.h = torch.where(seen[:, :, None], h, self.h)
             self.last = torch.where(running, torch.maximum(self.last, at), self.last)
+
+    def _compare(self, asked: Tensor, h: Tensor, again: Tensor) -> None:
+        """Keep the secants of steps that were visited before, ``(N, K)``."""
+        moved = asked - self._asked
+        square = moved.square().sum(-1, keepdim=True)
+        apart = again[:, :, None] & (square > _FAR**2)
+        self._direction = torch.where(apart, moved / square, self._direction)
+        self._surprise = torch.where(apart, h - self.h, self._surprise)
 
     def _rotate(self, x: Tensor, back: bool = False) -> Tensor:
         if self._gain is None:
