@@ -129,6 +129,26 @@ def test_a_planted_error_is_caught(reference, sampler, plant, monkeypatch):
     assert same_distribution(expected, draw(chain, sampler, seed=1).x.numpy()) < SIGNIFICANCE
 
 
+def draft_from_the_states_after(monkeypatch):
+    """Let the answers to a path's own states, secants among them, see the noise of their steps."""
+    honest = drafts.PathTables.follow
+
+    def planted(self, x, step, h, z):
+        states = honest(self, x, step, h, z)
+        follows_the_gain = self._product.shape[1] > 1
+        return torch.cat([states[:, 1:], states[:, -1:]], 1) if follows_the_gain else states
+
+    monkeypatch.setattr(drafts.PathTables, "follow", planted)
+
+
+@COSINE
+@pytest.mark.parametrize("sampler", ["gain:inf", "asd:12"])
+def test_drafts_that_see_their_own_noise_are_caught(reference, sampler, monkeypatch):
+    chain, expected = reference
+    draft_from_the_states_after(monkeypatch)
+    assert same_distribution(expected, draw(chain, sampler, seed=1).x.numpy()) < SIGNIFICANCE
+
+
 def keep_the_later_noise(monkeypatch):
     monkeypatch.setattr(speculative.SpeculativeState, "_renew", lambda state, decided, noise: None)
 

@@ -9,7 +9,7 @@ from problems import random_noise
 from scipy.stats import norm
 
 from asd_policy.errors import SamplerError
-from asd_policy.sampling import Gain, GaussianChain, Prior, calibrate, fit_gain, sample
+from asd_policy.sampling import Gain, GaussianChain, Prior, calibrate, drafts, fit_gain, sample
 from asd_policy.sampling.gain import HOPELESS, rotate_rows, typical_error
 
 CHAIN = GaussianChain.ddpm(40)
@@ -49,6 +49,34 @@ def test_a_linear_model_is_followed_to_the_end(gain):
     }
     assert calls["gain:inf"] < 3.5 and calls["gain"] < 4.5
     assert calls["refine:inf"] > 1.5 * calls["gain:inf"]
+
+
+class Individual(Gaussian):
+    """Each chain answers more strongly than the gain says in one direction of its own."""
+
+    def __init__(self, chains):
+        super().__init__()
+        directions = torch.randn(chains, 4, generator=torch.Generator().manual_seed(7))
+        self.own = torch.nn.functional.normalize(directions, dim=1)
+
+    def denoise(self, x, step, chain_index):
+        own = self.own[chain_index]
+        strength = self.jacobian[step].diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+        along = (own * x).sum(1, keepdim=True)
+        return super().denoise(x, step, chain_index) + strength * along * own
+
+
+def test_what_a_step_said_twice_is_learned(gain, monkeypatch):
+    noise = random_noise(200, CHAIN, (4,), seed=3)
+
+    def calls(name):
+        return np.mean(sample(Individual(200).denoise, CHAIN, noise, name, Prior(gain)).calls)
+
+    with_secants = {name: calls(name) for name in ("gain:inf", "gain+block:inf", "refine:inf")}
+    monkeypatch.setattr(drafts, "_TRUST", 0.0)
+    assert with_secants["gain:inf"] < 0.88 * calls("gain:inf")
+    assert with_secants["gain+block:inf"] < 0.95 * calls("gain+block:inf")
+    assert with_secants["refine:inf"] == calls("refine:inf"), "it has none"
 
 
 def test_errors_that_windows_are_planned_with(gain):
