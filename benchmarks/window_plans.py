@@ -38,7 +38,8 @@ def main() -> None:
         situations = record(policy, make_env, FIRST_SEED, arguments.chunks, limit)
         planner, rows = policy.planner, range(len(situations))
         noise = situations.noise(rows, planner.chain.num_steps, planner.chunk_shape, repeat=1)
-        prior = Prior(planner.gain, situations.known(rows))
+        previous = planner.expect(situations.history, situations.known(rows))
+        prior = Prior(planner.gain, previous)
         plan = prior.windows(planner.chain, "planned", 1)
         if plan is None:
             raise SystemExit(f"{checkpoint}: no gain: run `python -m eval.calibrate` first")

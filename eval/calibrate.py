@@ -1,7 +1,8 @@
 """Learn how to draft for a policy: ``python -m eval.calibrate checkpoint=FOLDER``.
 
-Follows the policy through a few episodes, samples their chunks step by step, fits the gain to them
-and writes it beside the weights. It takes a minute or two, once for a checkpoint.
+Follows the policy through a few episodes, learns which chunks to expect, samples the chunks step by
+step, fits the gain to them and writes both beside the weights. It takes some minutes, once for a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import asd_policy
 import envs
 from asd_policy import AsdPolicyError
 from asd_policy.formats import save_gain
+from asd_policy.policies.expectation import Expectation, fit_expectation
 from asd_policy.policies.policy import Policy
 from asd_policy.sampling import Gain, calibrate
 from envs.errors import UnknownTaskError
 from eval.environments import env_maker
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, RequestError
 from eval.provenance import describe
 from eval.settings import device, whole
 from eval.situations import Situations, record
@@ -35,24 +37,31 @@ _FEWEST = 16
 
 
 @torch.inference_mode()
-def fit(policy: Policy, situations: Situations) -> Gain:
-    """Fit a policy's gain at some situations."""
+def fit(policy: Policy, situations: Situations) -> tuple[Gain, Expectation]:
+    """Fit a policy's gain, and which chunks to expect of it, at some situations."""
     planner = policy.planner
     rows = range(len(situations))
     steps = planner.chain.num_steps
     noise = situations.noise(rows, steps, planner.chunk_shape, repeat=_CALIBRATION_REPEAT)
-    previous = [
-        None if chunk is None else chunk.to(planner.device) for chunk in situations.known(rows)
-    ]
+    denoise = planner.denoiser(situations.history)
+    initial = noise.initial.to(planner.device) * planner.chain.initial_std
+    step = torch.zeros(len(rows), dtype=torch.long, device=planner.device)
+    expectation, expected = fit_expectation(
+        planner.state_features(situations.history),
+        situations.known(rows),
+        denoise(initial, step, torch.arange(len(rows), device=planner.device)).flatten(1),
+        torch.from_numpy(situations.seed),
+    )
     with tqdm(total=2 * len(rows), desc="calibrating", unit="chunk") as progress:
-        return calibrate(
-            planner.denoiser(situations.history),
+        gain = calibrate(
+            denoise,
             planner.chain,
             noise.to(planner.device),
             policy.spec.parametrization.clip,
-            previous,
+            [chunk.view(planner.chunk_shape) for chunk in expected],
             on_progress=progress.update,
         )
+    return gain, expectation
 
 
 def run(config: DictConfig) -> Path:
@@ -78,13 +87,18 @@ def run(config: DictConfig) -> Path:
         chunks,
         task.max_episode_steps,
     )
-    gain = fit(policy, situations)
+    if len(set(situations.seed)) < 2:
+        raise RequestError(
+            f"chunks: {chunks} are all of one episode, and what to expect is judged by episodes "
+            "that were not fitted; ask for more"
+        )
+    gain, expectation = fit(policy, situations)
     notes = {
         "chunks": chunks,
         "first_seed": config.first_seed,
         "made_with": describe(name),
     }
-    return save_gain(gain, config.checkpoint, notes)
+    return save_gain(gain, config.checkpoint, notes, expectation)
 
 
 @hydra.main(version_base="1.3", config_path="../configs/eval", config_name="calibrate")

@@ -175,7 +175,7 @@ def _compared(
 def _planner(request: Request, policy: Policy) -> tuple[Planner, list[str]]:
     """The planner to test, and what is to be said of it."""
     steps = policy.planner.chain.num_steps
-    learned = [str(s) for s in request.samplers if isinstance(s, Speculative) and s.uses_gain]
+    learned = [str(s) for s in request.samplers if isinstance(s, Speculative) and s.draft == "gain"]
     if request.num_steps is None or request.num_steps == steps:
         if learned and policy.planner.gain is None:
             return policy.planner, [

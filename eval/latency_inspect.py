@@ -71,12 +71,14 @@ def _outside(
 ) -> float:
     """What `Planner.plan` does but for scaling the actions, with a clock around the network."""
     auto = isinstance(sampler, Speculative) and sampler.window == "auto"
-    prior = Prior(
-        planner.gain, problem.previous, costs=planner.costs() if auto else None, plans=plans
-    )
+    costs = planner.costs() if auto else None
     inside = 0.0
     synchronize(planner.device)
     start = time.perf_counter()
+    previous: Sequence[Tensor | None] = problem.previous
+    if isinstance(sampler, Speculative) and sampler.warm_start:
+        previous = planner.expect(problem.history, previous)
+    prior = Prior(planner.gain, previous, costs=costs, plans=plans)
     network = planner.denoiser(problem.history)
 
     def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:

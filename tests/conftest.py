@@ -9,6 +9,7 @@ import torch
 
 from asd_policy.formats import Checkpoint, save_checkpoint, save_gain
 from asd_policy.policies import Normalizer, ObservationKey, PolicySpec
+from asd_policy.policies.expectation import Expectation, fit_expectation
 from asd_policy.sampling import Gain
 
 
@@ -71,7 +72,18 @@ def tiny_gain() -> Gain:
 
 
 @pytest.fixture
-def calibrated_folder(tiny_folder: Path, tiny_gain: Gain) -> Path:
-    """The small policy with a gain beside its weights."""
-    save_gain(tiny_gain, tiny_folder, {})
+def tiny_expectation() -> Expectation:
+    """An expectation of the right shapes for the small policy."""
+    generator = torch.Generator().manual_seed(1)
+    condition, chunks, predictions = (
+        torch.randn(30, size, generator=generator) for size in (40, 48, 48)
+    )
+    previous = [None if i % 10 == 0 else chunk for i, chunk in enumerate(chunks)]
+    return fit_expectation(condition, previous, predictions, torch.arange(30) // 10)[0]
+
+
+@pytest.fixture
+def calibrated_folder(tiny_folder: Path, tiny_gain: Gain, tiny_expectation: Expectation) -> Path:
+    """The small policy with a gain and an expectation beside its weights."""
+    save_gain(tiny_gain, tiny_folder, {}, tiny_expectation)
     return tiny_folder

@@ -54,7 +54,7 @@ def load_policy(
             ``.pth`` of robomimic.
         sampler: A sampler or its name: ``asd`` (ours), ``asd-paper:24``, ``ddpm``, …
         device: A torch device, or ``auto``: CUDA where there is one, else the CPU.
-        gain: Whether to read the checkpoint's gain, if it has one.
+        gain: Whether to read what ``eval.calibrate`` learned of drafting, if anything.
         precision: How the network computes: ``default`` as PyTorch is set, or ``bfloat16``.
         graphs: Whether to run samplers as CUDA graphs, on a CUDA device.
         posterior: How an imported policy's DDPM rounds: ``ratio`` as today's diffusers, ``table``
@@ -70,12 +70,14 @@ def load_policy(
     checkpoint = read_checkpoint(path, posterior, scaler)
     draft = Path(path) / DRAFT_FOLDER
     where = torch.device(device)
+    learned = load_gain(path, checkpoint.spec.parametrization.clip) if gain else (None, None)
     planner = Planner(
         checkpoint.spec,
         checkpoint.network,
         checkpoint.normalizers,
         where,
-        gain=load_gain(path, checkpoint.spec.parametrization.clip) if gain else None,
+        gain=learned[0],
+        expectation=learned[1],
         draft_network=_load_draft(draft, checkpoint) if draft.is_dir() else None,
         runner=GraphRunner() if graphs and where.type == "cuda" else None,
         precision=precision,

@@ -1,4 +1,4 @@
-"""The gain beside the weights: ``gain.safetensors``, valid for those weights alone."""
+"""What was learned of drafting: ``gain.safetensors``, valid for the weights beside it alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,26 @@ from safetensors.torch import save
 
 from asd_policy.errors import CheckpointError, SamplerError
 from asd_policy.formats.native import GAIN_FILE, weights_digest
+from asd_policy.policies.expectation import Expectation
 from asd_policy.sampling import Gain
 
-_TENSORS = ("basis", "slope", "error")
+_GAIN = ("basis", "slope", "error")
+_EXPECTATION = {field.name: f"expectation.{field.name}" for field in fields(Expectation)}
 
 
-def save_gain(gain: Gain, directory: str | Path, provenance: Mapping[str, Any]) -> Path:
-    """Write a checkpoint's gain, in one move.
+def save_gain(
+    gain: Gain,
+    directory: str | Path,
+    provenance: Mapping[str, Any],
+    expectation: Expectation | None = None,
+) -> Path:
+    """Write a checkpoint's gain, and which chunks to expect, in one move.
 
     Args:
         gain: The gain.
         directory: The checkpoint's folder.
         provenance: Free JSON notes on how it was fitted; never read by the library.
+        expectation: Which chunks to expect, if that was learned.
 
     Returns:
         The file.
@@ -35,7 +44,10 @@ def save_gain(gain: Gain, directory: str | Path, provenance: Mapping[str, Any]) 
     """
     path = Path(directory) / GAIN_FILE
     notes = {"weights": weights_digest(directory), "provenance": json.dumps(dict(provenance))}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in gain.tensors().items()}
+    tensors = gain.tensors()
+    if expectation is not None:
+        tensors |= {_EXPECTATION[name]: tensor for name, tensor in expectation.tensors().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{GAIN_FILE}.", delete=False) as new:
         new.write(save(tensors, metadata=notes))
     os.chmod(new.name, 0o644)
@@ -43,8 +55,8 @@ def save_gain(gain: Gain, directory: str | Path, provenance: Mapping[str, Any]) 
     return path
 
 
-def load_gain(directory: str | Path, clip: float | None) -> Gain | None:
-    """Read a checkpoint's gain; None if it has none.
+def load_gain(directory: str | Path, clip: float | None) -> tuple[Gain | None, Expectation | None]:
+    """Read a checkpoint's gain and which chunks to expect; None for what it has not.
 
     Args:
         directory: The checkpoint's folder.
@@ -55,7 +67,7 @@ def load_gain(directory: str | Path, clip: float | None) -> Gain | None:
     """
     path = Path(directory) / GAIN_FILE
     if not path.is_file():
-        return None
+        return None, None
     mend = "run `python -m eval.calibrate` again, or delete the file"
     try:
         with safe_open(path, framework="pt") as file:
@@ -66,13 +78,17 @@ def load_gain(directory: str | Path, clip: float | None) -> Gain | None:
         raise CheckpointError(
             f"{path}: not a readable safetensors file: {error}; {mend}"
         ) from error
-    if names != set(_TENSORS):
+    if names not in ({*_GAIN}, {*_GAIN, *_EXPECTATION.values()}):
         raise CheckpointError(
-            f"{path}: expected the tensors {sorted(_TENSORS)}, got {sorted(names)}; {mend}"
+            f"{path}: expected the tensors {sorted(_GAIN)}, perhaps with "
+            f"{sorted(_EXPECTATION.values())}; got {sorted(names)}; {mend}"
         )
     if notes.get("weights") != weights_digest(directory):
         raise CheckpointError(f"{path}: fitted to other weights than those beside it: {mend}")
     try:
-        return Gain(**tensors, clip=clip)
-    except SamplerError as error:
+        gain = Gain(**{name: tensors[name] for name in _GAIN}, clip=clip)
+        if len(names) == len(_GAIN):
+            return gain, None
+        return gain, Expectation(**{key: tensors[name] for key, name in _EXPECTATION.items()})
+    except (SamplerError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}; {mend}") from error

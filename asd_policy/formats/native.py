@@ -190,8 +190,8 @@ def fingerprint(directory: str | Path, sampler: Sampler | None = None) -> str:
 
     Args:
         directory: The checkpoint.
-        sampler: Whose results it is to identify: only a sampler that drafts by the gain or by the
-            draft network depends on them. None for all that is there.
+        sampler: Whose results it is to identify: only a sampler that drafts by what was learned of
+            the policy, or by the draft network, depends on it. None for all that is there.
 
     Raises:
         CheckpointError: If the configuration or the weights are missing.
@@ -200,7 +200,7 @@ def fingerprint(directory: str | Path, sampler: Sampler | None = None) -> str:
     digest = hashlib.sha256(weights_digest(directory).encode())
     draft = directory / DRAFT_FOLDER
     parts: list[Path] = []
-    if sampler is None or (isinstance(sampler, Speculative) and sampler.uses_gain):
+    if sampler is None or (isinstance(sampler, Speculative) and sampler.uses_calibration):
         parts.append(directory / GAIN_FILE)
     if sampler is None or (isinstance(sampler, Speculative) and sampler.uses_draft_model):
         parts += [draft / CONFIG_FILE, draft / WEIGHTS_FILE]

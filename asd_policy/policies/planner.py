@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from asd_policy.errors import CheckpointError, PlanningError
 from asd_policy.networks import DenoisingNetwork
 from asd_policy.policies.costs import measured_costs
+from asd_policy.policies.expectation import Expectation
 from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.observation import features
 from asd_policy.policies.rotation import pose_from_6d
@@ -63,13 +64,14 @@ class Planner:
         normalizers: One for each observation key and one named ``action``.
         device: Where to run.
         gain: What was learned about drafting for this network.
+        expectation: Which chunks were learned to expect of it.
         draft_network: A smaller network for the same policy, for ``speculative-independent``.
         runner: How samplers are run; call by call when None.
         precision: How the network computes: ``default`` as PyTorch is set, or ``bfloat16``
             (autocast). Samplers are exact for the network as it computes.
 
     Raises:
-        CheckpointError: If the gain is of another chain or another size of chunk.
+        CheckpointError: If the gain or the expectation is of another chain, or other sizes.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Planner:
         normalizers: Mapping[str, Normalizer],
         device: torch.device,
         gain: Gain | None = None,
+        expectation: Expectation | None = None,
         draft_network: nn.Module | None = None,
         runner: Runner | None = None,
         precision: Precision = "default",
@@ -112,6 +115,15 @@ class Planner:
             torch.cat([n.scale for n in entries]), torch.cat([n.offset for n in entries])
         ).to(device)
         self._action = normalizers["action"].to(device)
+        seen = [torch.full((e.features,), not e.image) for e in spec.observations]
+        self._seen = torch.cat(seen).repeat(spec.obs_horizon).to(device)
+        sizes = (int(self._seen.sum()), size)
+        if expectation is not None and expectation.sizes != sizes:
+            raise CheckpointError(
+                f"expectation: expected observations and chunks of sizes {sizes}, got "
+                f"{expectation.sizes}: run `python -m eval.calibrate` again"
+            )
+        self.expectation = None if expectation is None else expectation.to(device)
         self._limits = (
             None
             if spec.action_limits is None
@@ -124,6 +136,26 @@ class Planner:
     def denoiser(self, history: NDArray[np.float32]) -> Denoise:
         """The model of N histories ``(N, To, observation_dim)``, for ``sampling.sample``."""
         return self._model.given(self._model.embed(self._condition(history)))
+
+    @torch.inference_mode()
+    def state_features(self, history: NDArray[np.float32]) -> Tensor:
+        """Normalised observations ``(N, C)`` of N histories, images left out."""
+        return self._condition(history)[:, self._seen]
+
+    @torch.inference_mode()
+    def expect(
+        self, history: NDArray[np.float32], previous: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """What warm starts begin from: the chunks to expect; ``previous`` where none were learned.
+
+        Args:
+            history: ``(N, To, observation_dim)``, raw.
+            previous: For each the chunk planned before it, as it is seen now, or None.
+        """
+        if self.expectation is None:
+            return previous
+        chunks = self.expectation(self.state_features(history), previous)
+        return [chunk.view(self.chunk_shape) for chunk in chunks]
 
     @torch.inference_mode()
     def plan(
@@ -149,6 +181,8 @@ class Planner:
         """
         start = time.perf_counter()
         auto = isinstance(sampler, Speculative) and sampler.window == "auto"
+        if isinstance(sampler, Speculative) and sampler.warm_start:
+            previous = self.expect(history, previous or [None] * len(history))
         prior = Prior(
             self.gain,
             previous,

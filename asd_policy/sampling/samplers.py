@@ -40,7 +40,8 @@ class Speculative:
         window: θ, steps drafted ahead; None is unbounded, the paper's θ = ∞; ``planned`` chooses
             it for each round from the gain's errors, the same on every machine; ``auto`` chooses
             it so that time is least, from what calls cost on this machine.
-        warm_start: Whether the previous chunk, shifted, is a chunk's first draft.
+        warm_start: Whether what is known before a chunk begins is its first draft: the previous
+            chunk, shifted, or what a policy has learned to expect.
         verifier: ``reflection``: step by step, maximally coupled. ``block``: prefixes jointly (Soen
             et al. 2026, arXiv 2606.13426).
     """
@@ -76,9 +77,9 @@ class Speculative:
             raise SamplerError(f"{_NAMES[self.draft]!r} has no warm start")
 
     @property
-    def uses_gain(self) -> bool:
-        """Whether it drafts by what was learned of the policy's answers to noise."""
-        return self.draft == "gain"
+    def uses_calibration(self) -> bool:
+        """Whether it drafts by what was learned of the policy: its gain, or what to expect."""
+        return self.draft == "gain" or self.warm_start
 
     @property
     def uses_draft_model(self) -> bool:

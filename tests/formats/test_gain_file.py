@@ -18,12 +18,13 @@ from asd_policy.sampling import Gain, parse_sampler
 FILE = "gain.safetensors"
 
 
-def test_reads_back_what_was_written(tiny_gain, tiny_folder):
+def test_reads_back_what_was_written(tiny_gain, tiny_expectation, tiny_folder):
     before = fingerprint(tiny_folder)
-    save_gain(tiny_gain, tiny_folder, {"chunks": 16})
-    loaded = load_gain(tiny_folder, 1.0)
-    assert loaded.clip == 1.0
-    assert all(torch.equal(v, tiny_gain.tensors()[k]) for k, v in loaded.tensors().items())
+    save_gain(tiny_gain, tiny_folder, {"chunks": 16}, tiny_expectation)
+    gain, expectation = load_gain(tiny_folder, 1.0)
+    assert gain.clip == 1.0
+    for loaded, written in ((gain, tiny_gain), (expectation, tiny_expectation)):
+        assert all(torch.equal(v, written.tensors()[k]) for k, v in loaded.tensors().items())
     assert fingerprint(tiny_folder) != before
     policy = asd_policy.load_policy(tiny_folder, device="cpu")
     assert torch.equal(policy.planner.gain.slope, tiny_gain.slope)
@@ -33,7 +34,10 @@ def test_reads_back_what_was_written(tiny_gain, tiny_folder):
 def test_a_sampler_is_identified_by_what_it_drafts_with(tiny_gain, tiny_checkpoint, tiny_folder):
     samplers = [
         None,
-        *map(parse_sampler, ("ddpm", "asd-paper", "asd", "gain:8", "speculative-independent")),
+        *map(
+            parse_sampler,
+            ("ddpm", "asd-paper", "asd", "gain:8", "refine+warm:8", "speculative-independent"),
+        ),
     ]
 
     def changed(change):
@@ -43,20 +47,25 @@ def test_a_sampler_is_identified_by_what_it_drafts_with(tiny_gain, tiny_checkpoi
         return [old != new for old, new in zip(before, after, strict=True)]
 
     fitted = changed(lambda: save_gain(tiny_gain, tiny_folder, {}))
-    assert fitted == [True, False, False, True, True, False]
+    assert fitted == [True, False, False, True, True, True, False]
     drafting = changed(lambda: save_checkpoint(tiny_checkpoint, tiny_folder / "draft"))
-    assert drafting == [True, False, False, False, False, True]
+    assert drafting == [True, False, False, False, False, False, True]
 
     def retrain():
         with torch.no_grad():
             next(tiny_checkpoint.network.parameters()).add_(1e-3)
         save_checkpoint(tiny_checkpoint, tiny_folder)
 
-    assert changed(retrain) == [True] * 6
+    assert changed(retrain) == [True] * 7
 
 
 def test_a_checkpoint_without_one_has_none(tiny_folder):
-    assert load_gain(tiny_folder, 1.0) is None
+    assert load_gain(tiny_folder, 1.0) == (None, None)
+
+
+def test_a_gain_may_stand_alone(tiny_gain, tiny_folder):
+    save_gain(tiny_gain, tiny_folder, {})
+    assert load_gain(tiny_folder, 1.0)[1] is None
 
 
 def test_other_weights_refuse_it(tiny_gain, tiny_folder, tiny_checkpoint, tmp_path):
