@@ -1,16 +1,18 @@
-"""What secants are worth: ``python -m benchmarks.secants checkpoints/can_chi_unet``.
+"""What drafts gain by what they know: ``python -m benchmarks.drafts checkpoints/can_chi_unet``.
 
-Plans chunks at observations of the policy's own episodes with drafts that learn from two visits of
-a step and with drafts that do not, and prints the calls and evaluations that a chunk took; so, too,
-for other degrees of trust and numbers of passes than those in use.
+Plans chunks at observations of the policy's own episodes and prints the calls and evaluations that
+a chunk took: with first drafts from nothing, from the chunk before and from the chunk to expect,
+and without and with secants; then for other degrees of trust in secants, and numbers of passes.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import asd_policy
 import envs
@@ -19,9 +21,9 @@ from eval.environments import env_maker
 from eval.situations import record
 
 FIRST_SEED = 980000
-SAMPLERS = ("asd:inf", "asd")
-SETTINGS = ((0.0, 0), (0.5, 2), (1.0, 2), (0.9, 1), (0.9, 3), (0.9, 2))
-"""Trust and passes; the first is no secants, the last what is in use."""
+SAMPLERS = ("asd:24", "asd:48", "asd:inf")
+SECANTS = ((0.0, 0), (0.5, 2), (1.0, 2), (0.9, 1), (0.9, 3), (0.9, 2))
+"""Trust and passes; the first is none at all, the last what is in use."""
 
 
 @torch.inference_mode()
@@ -39,19 +41,26 @@ def main() -> None:
         situations = record(policy, make_env, FIRST_SEED, arguments.chunks, limit)
         planner, rows = policy.planner, range(len(situations))
         noise = situations.noise(rows, planner.chain.num_steps, planner.chunk_shape, repeat=1)
-        previous = planner.expect(situations.history, situations.known(rows))
-        prior = Prior(planner.gain, previous)
         denoise = planner.denoiser(situations.history)
+        previous: Sequence[Tensor | None] = situations.known(rows)
+        beginnings = {
+            "nothing": [None] * len(rows),
+            "the chunk before": previous,
+            "the chunk to expect": planner.expect(situations.history, previous),
+        }
+        tried = [(name, *SECANTS[i]) for i in (0, -1) for name in beginnings]
+        tried += [("the chunk to expect", *secants) for secants in SECANTS[1:-1]]
         print(f"\n{checkpoint}, {len(rows)} chunks\n")
-        print(f"| trust | passes | {' | '.join(f'`{name}`' for name in SAMPLERS)} |")
-        print("|--:|--:|--:|--:|", flush=True)
-        for trust, passes in SETTINGS:
+        print(f"| begins from | trust | passes | {' | '.join(f'`{s}`' for s in SAMPLERS)} |")
+        print("|---|--:|--:|--:|--:|--:|", flush=True)
+        for name, trust, passes in tried:
             drafts._TRUST, drafts._CORRECTIONS = trust, passes
+            prior = Prior(planner.gain, beginnings[name])
             cells = []
             for sampler in SAMPLERS:
                 taken = sample(denoise, planner.chain, noise, sampler, prior)
                 cells.append(f"{np.mean(taken.calls):.2f} / {np.mean(taken.evaluations):.0f}")
-            print(f"| {trust} | {passes} | {' | '.join(cells)} |", flush=True)
+            print(f"| {name} | {trust} | {passes} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
