@@ -26,8 +26,8 @@ class Prior:
 
     Attributes:
         gain: How predictions answer to the noise, on the device to run on.
-        previous: For each chain a prediction of its sample, ``(*D)``, or None: the chunk planned
-            before, as it is seen now.
+        previous: For each chain a prediction of its sample, ``(*D)``, or None: the chunk to expect,
+            or the one planned before, as it is seen now.
         draft_model: A second, cheaper model (for ``speculative-independent``).
         costs: What calls cost on this machine (for ``auto`` windows).
     """
