@@ -27,7 +27,7 @@ REVISITING: tuple[DraftKind, ...] = ("refine", "gain")
 """Drafts that keep what the model said along a discarded path."""
 
 _TRUST = 0.9
-"""How much of a secant is believed; a little less than all of it takes the fewest calls."""
+"""How much of a secant is believed; all of it takes about as many calls (benchmarks/drafts.md)."""
 
 _FAR = 1e-4
 """How far apart two visits of a step must be (a norm, normalised) to tell more than rounding."""
