@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import asd_policy
-import envs
 from asd_policy.sampling import Prior, drafts, sample
-from eval.environments import env_maker
-from eval.situations import record
+from benchmarks.problem import Problem
 
 FIRST_SEED = 980000
 SAMPLERS = ("asd:24", "asd:48", "asd:inf")
@@ -35,12 +32,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for checkpoint in arguments.checkpoints:
-        policy = asd_policy.load_policy(checkpoint, device="cpu")
-        make_env = env_maker(policy.spec)
-        limit = envs.spec(policy.spec.task).max_episode_steps
-        situations = record(policy, make_env, FIRST_SEED, arguments.chunks, limit)
-        planner, rows = policy.planner, range(len(situations))
-        noise = situations.noise(rows, planner.chain.num_steps, planner.chunk_shape, repeat=1)
+        problem = Problem.of(checkpoint, FIRST_SEED, arguments.chunks)
+        planner, situations, noise = problem.planner, problem.situations, problem.noise
+        rows = range(len(situations))
         denoise = planner.denoiser(situations.history)
         previous: Sequence[Tensor | None] = situations.known(rows)
         beginnings = {
