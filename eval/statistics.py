@@ -48,19 +48,37 @@ def success_rate(scores: Scores) -> Estimate:
 
 def mean_score(scores: Scores) -> Estimate:
     """A mean of scores in [0, 1] with a bootstrap interval (BCa) over the seeds."""
-    return _bootstrap(_seed_means(scores), lowest=0.0)
+    values = _seed_means(scores)
+    if np.ptp(values) == 0:
+        return _all_the_same(values, lowest=0.0)
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        confidence_level=1 - _ALPHA,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(float(values.mean()), float(interval.low), float(interval.high))
 
 
 def paired_difference(scores: Scores, baseline: Scores) -> Estimate:
-    """The mean of score minus baseline's on the same (seed, repeat), with a bootstrap interval.
+    """The mean of score minus baseline's on the same (seed, repeat), with Student's t interval.
 
-    Only episodes that both have run count.
+    Only episodes that both have run count. Two samplers end most episodes alike and a few quite
+    differently. Where such differences are symmetric, the interval covers more than 95 % of the
+    time with few seeds; a bootstrap's, which has seen too few of the large ones, covers 80 % (16
+    seeds, the differences of Push-T).
 
     Args:
         scores: Scores in [0, 1].
         baseline: Scores in [0, 1].
     """
-    return _bootstrap(_seed_means(_differences(scores, baseline)), lowest=-1.0)
+    values = _seed_means(_differences(scores, baseline))
+    if np.ptp(values) == 0:
+        return _all_the_same(values, lowest=-1.0)
+    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(1 - _ALPHA)
+    return Estimate(float(values.mean()), float(max(low, -1.0)), float(min(high, 1.0)))
 
 
 def paired_success_difference(scores: Scores, baseline: Scores) -> Estimate:
@@ -135,20 +153,12 @@ def _effective_count(scores: Scores, variance: float) -> float:
     return seeds
 
 
-def _bootstrap(values: NDArray[np.float64], lowest: float) -> Estimate:
-    """The mean of independent values in [lowest, 1]."""
+def _all_the_same(values: NDArray[np.float64], lowest: float) -> Estimate:
+    """The mean of independent values in [lowest, 1] of which none differs.
+
+    Their spread would call them certain. By Wilson's bound for none in n, another seed gives
+    something else with a probability of at most p.
+    """
     mean = float(values.mean())
-    if np.ptp(values) == 0:
-        # Resampling values that are all the same would call them certain. By Wilson's bound for
-        # none in n, another seed gives something else with a probability of at most p.
-        p = float(_Z2 / (len(values) + _Z2))
-        return Estimate(mean, (1 - p) * mean + p * lowest, (1 - p) * mean + p)
-    interval = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=_RESAMPLES,
-        confidence_level=1 - _ALPHA,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high))
+    p = float(_Z2 / (len(values) + _Z2))
+    return Estimate(mean, (1 - p) * mean + p * lowest, (1 - p) * mean + p)

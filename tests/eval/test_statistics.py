@@ -108,6 +108,25 @@ def test_difference_ignores_episodes_that_only_one_has():
     assert estimate.value == pytest.approx(0.25)
 
 
+def test_difference_covers_when_few_episodes_end_quite_differently():
+    """Push-T: nearly all episodes end alike, now and then one side fails. A bootstrap: 0.80."""
+    rng = np.random.default_rng(0)
+    covered, bootstrapped = 0, 0
+    for _ in range(400):
+        both = rng.normal(0, 0.01, 16) + rng.choice([0, -0.4, 0.4], 16, p=[0.92, 0.04, 0.04])
+        estimate = paired_difference(once(0.5 + both / 2), once(0.5 - both / 2))
+        covered += estimate.low <= 0 <= estimate.high
+        interval = stats.bootstrap((both,), np.mean, n_resamples=499, rng=rng).confidence_interval
+        bootstrapped += interval.low <= 0 <= interval.high
+    assert covered / 400 > 0.95
+    assert bootstrapped / 400 < 0.9
+
+
+def test_difference_stays_in_bounds():
+    estimate = paired_difference(once([1, 0.9]), once([0, 0.8]))
+    assert estimate.low >= -1 and estimate.high <= 1
+
+
 def test_no_difference_anywhere_is_bounded_by_the_number_of_seeds():
     estimate = paired_difference(once([1] * 100), once([1] * 100))
     assert estimate.value == 0
@@ -141,7 +160,8 @@ def test_a_few_wins_are_no_evidence():
     ours, baseline = pairs(94, 3, 0, 3)
     estimate = paired_success_difference(ours, baseline)
     assert estimate.low < 0 < estimate.high and sign_test(ours, baseline) == 0.25
-    assert paired_difference(ours, baseline).low > 0  # what a bootstrap makes of them
+    won = (np.array([1] * 3 + [0] * 97),)
+    assert stats.bootstrap(won, np.mean, rng=np.random.default_rng(0)).confidence_interval.low > 0
 
 
 def test_tangos_interval_covers():
