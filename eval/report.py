@@ -16,10 +16,10 @@ _NOTES = """\
 Brackets are 95 % intervals over the seeds, the independent units: Wilson's for success and Tango's
 for its differences (with several repeats, for the effective number of episodes), bootstrap (BCa)
 for the mean of the maximal reward and Student's t for its differences. Differences are paired: same
-initial state, same noise. Calls are sequential network calls, evaluations are rows through the network, both means
-over all chunks of the episodes; speedup is the number of steps of the reverse process ({steps})
-over calls. Times are of planning for one robot, one sampler after the other at the same
-observations; their speedup is the median over the chunks of {baseline}'s time over the
+initial state, same noise. Calls are sequential network calls, evaluations are rows through the
+network, both means over all chunks of the episodes; speedup is the number of steps of the reverse
+process ({steps}) over calls. Times are of planning for one robot, one sampler after the other at
+the same observations; their speedup is the median over the chunks of {baseline}'s time over the
 sampler's."""
 
 
