@@ -66,9 +66,8 @@ def paired_difference(scores: Scores, baseline: Scores) -> Estimate:
     """The mean of score minus baseline's on the same (seed, repeat), with Student's t interval.
 
     Only episodes that both have run count. Two samplers end most episodes alike and a few quite
-    differently. Where such differences are symmetric, the interval covers more than 95 % of the
-    time with few seeds; a bootstrap's, which has seen too few of the large ones, covers 80 % (16
-    seeds, the differences of Push-T).
+    differently. A bootstrap of few seeds has seen too few of the large differences, and its
+    interval is too narrow (tests/eval/test_statistics.py).
 
     Args:
         scores: Scores in [0, 1].

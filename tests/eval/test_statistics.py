@@ -109,7 +109,10 @@ def test_difference_ignores_episodes_that_only_one_has():
 
 
 def test_difference_covers_when_few_episodes_end_quite_differently():
-    """Push-T: nearly all episodes end alike, now and then one side fails. A bootstrap: 0.80."""
+    """As on Push-T: nearly all episodes end alike, now and then one side fails.
+
+    Of 400 such samples of 16 seeds 0.985 are covered, and 0.755 by a bootstrap.
+    """
     rng = np.random.default_rng(0)
     covered, bootstrapped = 0, 0
     for _ in range(400):
