@@ -21,7 +21,7 @@ from asd_policy import AsdPolicyError
 from asd_policy.formats import save_gain
 from asd_policy.policies.expectation import Expectation, fit_expectation
 from asd_policy.policies.policy import Policy
-from asd_policy.sampling import Gain, calibrate
+from asd_policy.sampling import Gain, calibrate, record_predictions
 from envs.errors import UnknownTaskError
 from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
@@ -44,19 +44,18 @@ def fit(policy: Policy, situations: Situations) -> tuple[Gain, Expectation]:
     steps = planner.chain.num_steps
     noise = situations.noise(rows, steps, planner.chunk_shape, repeat=_CALIBRATION_REPEAT)
     denoise = planner.denoiser(situations.history)
-    initial = noise.initial.to(planner.device) * planner.chain.initial_std
-    step = torch.zeros(len(rows), dtype=torch.long, device=planner.device)
-    expectation, expected = fit_expectation(
-        planner.state_features(situations.history),
-        situations.known(rows),
-        denoise(initial, step, torch.arange(len(rows), device=planner.device)).flatten(1),
-        torch.from_numpy(situations.seed),
-    )
     with tqdm(total=2 * len(rows), desc="calibrating", unit="chunk") as progress:
+        chains = (denoise, planner.chain, noise.to(planner.device))
+        predictions = record_predictions(*chains, on_progress=progress.update)
+        expectation, expected = fit_expectation(
+            planner.state_features(situations.history),
+            situations.known(rows),
+            predictions,
+            torch.from_numpy(situations.seed),
+        )
         gain = calibrate(
-            denoise,
-            planner.chain,
-            noise.to(planner.device),
+            *chains,
+            predictions,
             policy.spec.parametrization.clip,
             [chunk.view(planner.chunk_shape) for chunk in expected],
             on_progress=progress.update,

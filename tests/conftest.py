@@ -79,7 +79,7 @@ def tiny_expectation() -> Expectation:
         torch.randn(30, size, generator=generator) for size in (40, 48, 48)
     )
     previous = [None if i % 10 == 0 else chunk for i, chunk in enumerate(chunks)]
-    return fit_expectation(condition, previous, predictions, torch.arange(30) // 10)[0]
+    return fit_expectation(condition, previous, predictions[:, None], torch.arange(30) // 10)[0]
 
 
 @pytest.fixture

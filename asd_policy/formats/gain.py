@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -73,11 +74,18 @@ def load_gain(directory: str | Path, clip: float | None) -> tuple[Gain | None, E
         with safe_open(path, framework="pt") as file:
             notes = file.metadata() or {}
             names = set(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
+            # Copies lie as any tensor does. In the file's own memory they lie as its header's
+            # length has it, and products of matrices round otherwise.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file: {error}; {mend}"
         ) from error
+    persistence = _EXPECTATION["persistence"]
+    if {*_EXPECTATION.values()} - names == {persistence}:
+        # Older files lack it: what they expect corrects the mean.
+        names.add(persistence)
+        tensors[persistence] = torch.zeros(())
     if names not in ({*_GAIN}, {*_GAIN, *_EXPECTATION.values()}):
         raise CheckpointError(
             f"{path}: expected the tensors {sorted(_GAIN)}, perhaps with "

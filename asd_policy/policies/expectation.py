@@ -15,18 +15,23 @@ _WIDTHS = (1.0, 4.0, 16.0, 64.0)
 """Kernel widths that are tried, in median squared distances."""
 
 _RIDGES = (1e-3, 1e-2, 1e-1)
+_PERSISTENCES = (0.0, 1.0)
+_STEPS = 20
+"""How many steps' predictions are tried for what to expect."""
+
 _LEAST_SPREAD = 0.02
 """Standard deviation, normalised, below which a feature is taken for constant."""
 
 
 @dataclass(frozen=True, eq=False)
 class Expectation:
-    """Kernel ridge regression of a model's first prediction: what it says of pure noise.
+    """Kernel ridge regression of what a model predicts: of the mean of all chunks it might plan.
 
-    That prediction is nearly the mean of all chunks that the policy might plan, and a chunk whose
-    first draft begins from it needs no call to learn it. The chunk planned before says less: most
-    of it has been executed. The kernel is ``k(c, c') (1 + k(p, p'))`` with Gaussian k, c what was
-    observed and p the chunk planned before; its second part is left out where there is none.
+    A chunk whose first draft begins from that needs no call to learn it. The regression corrects
+    ``persistence · p + mean``, p the chunk planned before as it is seen now: where little of a
+    chunk is executed before the next one, p says much, and else nearly nothing. The kernel is
+    ``k(c, c') (1 + k(p, p'))`` with Gaussian k and c what was observed; its second part, and p, are
+    left out where no chunk was planned before.
 
     Attributes:
         condition: Observations that it was fitted at, in kernel widths, ``(M, C)``.
@@ -35,7 +40,8 @@ class Expectation:
         condition_scale: Kernel widths in a unit of each feature, ``(C,)``.
         previous_scale: The same of each entry of a chunk, ``(D,)``.
         weights: ``(M, D)``.
-        mean: The mean of the predictions, ``(D,)``.
+        mean: The mean of what is left to explain, ``(D,)``.
+        persistence: 1 where the chunk planned before is corrected, 0 where the mean is, ``()``.
     """
 
     condition: Tensor
@@ -45,6 +51,7 @@ class Expectation:
     previous_scale: Tensor
     weights: Tensor
     mean: Tensor
+    persistence: Tensor
 
     def __post_init__(self) -> None:
         """Refuse tensors that no fit gives."""
@@ -58,6 +65,7 @@ class Expectation:
             "previous_scale": (d,),
             "weights": (m, d),
             "mean": (d,),
+            "persistence": (),
         }
         for name, tensor in self.tensors().items():
             if tuple(tensor.shape) != expected[name] or not tensor.is_floating_point():
@@ -96,17 +104,18 @@ class Expectation:
         nothing = torch.zeros_like(self.mean)
         chunks = torch.stack([nothing if p is None else p.flatten().to(nothing) for p in previous])
         known = torch.tensor([p is not None for p in previous]).to(nothing)
+        base = self.persistence * chunks + self.mean
         inputs = (condition * self.condition_scale, chunks * self.previous_scale, known)
         if condition.device.type != "cpu":
-            return self._expect(*inputs)
+            return base + self._correction(*inputs)
         # Row by row, since sums over other numbers of rows round otherwise there.
         rows = zip(*(tensor.split(1) for tensor in inputs), strict=True)
-        return torch.cat([self._expect(*row) for row in rows])
+        return base + torch.cat([self._correction(*row) for row in rows])
 
-    def _expect(self, condition: Tensor, previous: Tensor, known: Tensor) -> Tensor:
+    def _correction(self, condition: Tensor, previous: Tensor, known: Tensor) -> Tensor:
         observed = (condition[:, None] - self.condition).square().sum(-1)
         planned = (previous[:, None] - self.previous).square().sum(-1)
-        return _kernel(observed, planned, known[:, None] * self.known) @ self.weights + self.mean
+        return _kernel(observed, planned, known[:, None] * self.known) @ self.weights
 
 
 def fit_expectation(
@@ -115,23 +124,26 @@ def fit_expectation(
     predictions: Tensor,
     episode: Tensor,
 ) -> tuple[Expectation, Tensor]:
-    """Fit it to N situations; widths and ridge are those that foretell other episodes best.
+    """Fit it to N situations; whatever there is to choose foretells other episodes best.
+
+    Along a chain x̂0 is a martingale, so that every step's prediction has the mean sought, the
+    earliest with the least spread. But what a network says of pure noise can be far off, as that
+    of noise prediction is, divided by next to nothing and clipped; so the step is chosen, too.
 
     Args:
         condition: What was observed, normalised, ``(N, C)``.
         previous: For each the chunk planned before, of D entries, or None.
-        predictions: What the model said of pure noise, ``(N, D)``.
+        predictions: x̂0 along a chain, ``(N, K, D)``.
         episode: Which episode each situation is of, ``(N,)``; two or more.
 
     Returns:
         The expectation, and for each situation what it would have been without the situation's own
         episode, ``(N, D)``.
     """
-    nothing = torch.zeros_like(predictions[0])
+    nothing = torch.zeros_like(predictions[0, 0])
     chunks = torch.stack([nothing if p is None else p.flatten().to(nothing) for p in previous])
     known = torch.tensor([p is not None for p in previous], device=nothing.device)
-    mean = predictions.double().mean(0)
-    offsets = predictions.double() - mean
+    targets = predictions[:, :: max(1, predictions.shape[1] // _STEPS)].double()
     both = (known[:, None] & known).double()
     condition_unit = _unit(condition, torch.ones_like(known))
     previous_unit = _unit(chunks, known)
@@ -142,16 +154,23 @@ def fit_expectation(
     for observed_width, planned_width, ridge in product(_WIDTHS, _WIDTHS, _RIDGES):
         kernel = _kernel(observed / observed_width, planned / planned_width, both)
         inverse = torch.linalg.inv(kernel + ridge * torch.eye(len(kernel)).to(kernel))
-        weights = inverse @ offsets
-        # What an episode's rows would be off had it been left out of the fit.
-        missed = torch.zeros_like(offsets)
-        for rows in episodes:
-            missed[rows] = torch.linalg.solve(inverse[rows][:, rows], weights[rows])
-        loss = float(missed.norm(dim=1).mean())
-        if best is None or loss < best[0]:
-            best = loss, observed_width, planned_width, weights, missed
+        for persistence in _PERSISTENCES:
+            left = targets - persistence * chunks[:, None]
+            mean = left.mean(0)
+            weights = inverse @ (left - mean).flatten(1)
+            # What an episode's rows would be off had it been left out of the fit.
+            missed = torch.zeros_like(weights)
+            for rows in episodes:
+                missed[rows] = torch.linalg.solve(inverse[rows][:, rows], weights[rows])
+            loss, at = missed.view(targets.shape).norm(dim=2).mean(0).min(0)
+            if best is None or float(loss) < best[0]:
+                step = int(at)
+                widths = observed_width, planned_width
+                fit = weights.view(targets.shape)[:, step].clone()
+                off = missed.view(targets.shape)[:, step].clone()
+                best = float(loss), step, persistence, widths, mean[step], fit, off
     assert best is not None
-    _, observed_width, planned_width, weights, missed = best
+    _, step, persistence, (observed_width, planned_width), mean, weights, missed = best
     condition_scale = (condition_unit / observed_width**0.5).float()
     previous_scale = (previous_unit / planned_width**0.5).float()
     # Half precision halves the file, and changes what is expected far less than it is off.
@@ -163,8 +182,9 @@ def fit_expectation(
         previous_scale,
         weights.half(),
         mean.float(),
+        torch.tensor(persistence),
     )
-    return fitted, (predictions - missed).to(predictions.dtype)
+    return fitted, (targets[:, step] - missed).to(predictions.dtype)
 
 
 def _kernel(observed: Tensor, planned: Tensor, both: Tensor) -> Tensor:

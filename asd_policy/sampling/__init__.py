@@ -5,7 +5,7 @@ Knows no network, no robot and no file. ``sample(denoise, chain, noise, sampler)
 
 from asd_policy.errors import SamplerError
 from asd_policy.sampling.approximate import sample_ddim, sample_dpm_solver, sample_paradigms
-from asd_policy.sampling.calibration import calibrate
+from asd_policy.sampling.calibration import calibrate, record_predictions
 from asd_policy.sampling.chain import GaussianChain
 from asd_policy.sampling.denoiser import CleanPrediction, Parametrization
 from asd_policy.sampling.drafts import shifted
@@ -51,6 +51,7 @@ __all__ = [
     "fit_gain",
     "is_exact",
     "parse_sampler",
+    "record_predictions",
     "sample",
     "shifted",
 ]

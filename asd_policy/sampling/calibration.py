@@ -24,10 +24,43 @@ _LEAST = 8
 """Visits of a step from which their error is believed."""
 
 
+def record_predictions(
+    denoise: Denoise,
+    chain: GaussianChain,
+    noise: ChunkNoise,
+    batch: int = 64,
+    on_progress: Callable[[int], None] = lambda chains: None,
+) -> Tensor:
+    """Run N sequential chains, and keep what the model says along them.
+
+    Args:
+        denoise: The model; its chain indices are those of the noise.
+        chain: The reverse process.
+        noise: The randomness of N chains.
+        batch: Chains run together.
+        on_progress: Called with the number of chains finished.
+
+    Returns:
+        x̂0 along the chains, ``(N, K, D)``.
+    """
+    predictions = torch.zeros_like(noise.steps.flatten(2))
+
+    def recorded(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+        clean = denoise(x, step, chain_index)
+        predictions[chain_index, step] = clean.flatten(1)
+        return clean
+
+    for block in _blocks(len(predictions), batch):
+        sample_sequential(_from(recorded, block.start), chain, noise[block.start : block.stop])
+        on_progress(len(block))
+    return predictions
+
+
 def calibrate(
     denoise: Denoise,
     chain: GaussianChain,
     noise: ChunkNoise,
+    predictions: Tensor,
     clip: float | None,
     previous: Sequence[Tensor | None] | None = None,
     batch: int = 64,
@@ -39,34 +72,23 @@ def calibrate(
         denoise: The model; its chain indices are those of the noise.
         chain: The reverse process.
         noise: The randomness of N chains, 16 or more.
+        predictions: What ``record_predictions`` made of them, ``(N, K, D)``.
         clip: The model's own bound on x̂0.
         previous: For each chain the prediction that is known before it begins, or None.
         batch: Chains run together.
-        on_progress: Called with the number of chains finished; each is run twice.
+        on_progress: Called with the number of chains finished.
 
     Returns:
         The gain with all its errors.
     """
-    n, k = noise.uniforms.shape
-    size = noise.initial[0].numel()
-    predictions = noise.steps.new_zeros(n, k, size)
-    blocks = [range(at, min(at + batch, n)) for at in range(0, n, batch)]
-
-    def recorded(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
-        clean = denoise(x, step, chain_index)
-        predictions[chain_index, step] = clean.flatten(1)
-        return clean
-
-    for block in blocks:
-        sample_sequential(_from(recorded, block.start), chain, noise[block.start : block.stop])
-        on_progress(len(block))
+    k, size = predictions.shape[1:]
     known = None
     if previous is not None:
         unknown = noise.steps.new_full((size,), math.nan)
         known = torch.stack([unknown if p is None else p.flatten() for p in previous])
     gain = fit_gain(chain, predictions, noise.steps.flatten(2), clip, known)
     missed = list[Tensor]()
-    for block in blocks:
+    for block in _blocks(len(predictions), batch):
         prior = Prior(gain, None if previous is None else previous[block.start : block.stop])
         part = noise[block.start : block.stop]
         state = SpeculativeState(chain, _PROBE, prior, len(block), part.initial.device)
@@ -84,6 +106,10 @@ def calibrate(
     visited = torch.ones(k, k, dtype=torch.bool, device=revisit.device).tril()
     errors = torch.cat([gain.error[:1], torch.where(visited, revisit, gain.error[1:])])
     return replace(gain, error=errors)
+
+
+def _blocks(chains: int, batch: int) -> list[range]:
+    return [range(at, min(at + batch, chains)) for at in range(0, chains, batch)]
 
 
 def _from(denoise: Denoise, first: int) -> Denoise:

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import asd_policy
@@ -29,6 +30,22 @@ def test_reads_back_what_was_written(tiny_gain, tiny_expectation, tiny_folder):
     policy = asd_policy.load_policy(tiny_folder, device="cpu")
     assert torch.equal(policy.planner.gain.slope, tiny_gain.slope)
     assert asd_policy.load_policy(tiny_folder, device="cpu", gain=False).planner.gain is None
+
+
+def test_expectations_without_persistence_correct_the_mean(calibrated_folder, tiny_expectation):
+    path = calibrated_folder / FILE
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata()
+    del tensors["expectation.persistence"]
+    save_file(tensors, path, notes)
+    older = load_gain(calibrated_folder, 1.0)[1].tensors()
+    assert older.pop("persistence") == 0
+    assert all(torch.equal(v, tiny_expectation.tensors()[k]) for k, v in older.items())
+    del tensors["expectation.mean"]
+    save_file(tensors, path, notes)
+    with pytest.raises(CheckpointError, match="expected the tensors"):
+        load_gain(calibrated_folder, 1.0)
 
 
 def test_a_sampler_is_identified_by_what_it_drafts_with(tiny_gain, tiny_checkpoint, tiny_folder):

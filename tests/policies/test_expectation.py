@@ -26,24 +26,27 @@ def situations(seed=0):
     heard = torch.tensor([[p is not None] for p in previous])
     predictions = torch.tanh(condition @ mixing) + 0.3 * chunks * heard
     episode = torch.arange(EPISODES).repeat_interleave(LENGTH)
-    return condition, previous, predictions, episode
+    return condition, previous, predictions[:, None], episode
 
 
 def test_foretells_episodes_that_it_has_not_seen():
     fitted, left_out = fit_expectation(*situations())
     expectation = fitted.to(torch.device("cpu"))
     condition, previous, predictions, _ = situations(seed=2)
+    predictions = predictions[:, 0]
     spread = (predictions - predictions.mean(0)).norm(dim=1).mean()
     missed = (expectation(condition, previous) - predictions).norm(dim=1)
     cold = torch.tensor([p is None for p in previous])
     assert missed.mean() < 0.6 * spread and missed[cold].mean() < 0.8 * spread
-    told = (left_out - situations()[2]).norm(dim=1).mean()
+    told = (left_out - situations()[2][:, 0]).norm(dim=1).mean()
     assert float(told) == pytest.approx(float(missed.mean()), rel=0.25)
 
 
-def test_what_is_left_out_of_a_fit_is_left_out(monkeypatch):
+@pytest.mark.parametrize("persistence", [0.0, 1.0])
+def test_what_is_left_out_of_a_fit_is_left_out(persistence, monkeypatch):
     monkeypatch.setattr(module, "_WIDTHS", (4.0,))
     monkeypatch.setattr(module, "_RIDGES", (0.1,))
+    monkeypatch.setattr(module, "_PERSISTENCES", (persistence,))
     condition, previous, predictions, episode = situations()
     fitted, left_out = fit_expectation(condition, previous, predictions, episode)
     expectation = fitted.to(torch.device("cpu"))
@@ -51,14 +54,42 @@ def test_what_is_left_out_of_a_fit_is_left_out(monkeypatch):
     planned = torch.cdist(*[expectation.previous] * 2).square()
     both = expectation.known[:, None] * expectation.known
     kernel = (-observed).exp() * (1 + both * (-planned).exp())
+    chunks = [torch.zeros(D) if p is None else p for p in previous]
+    base = persistence * torch.stack(chunks) + expectation.mean
     for number in (0, 7):
         own, rest = episode == number, episode != number
         ridge = 0.1 * torch.eye(int(rest.sum()))
-        weights = torch.linalg.solve(
-            kernel[rest][:, rest] + ridge, predictions[rest] - expectation.mean
-        )
-        told = kernel[own][:, rest] @ weights + expectation.mean
+        left = predictions[rest, 0] - base[rest]
+        weights = torch.linalg.solve(kernel[rest][:, rest] + ridge, left)
+        told = kernel[own][:, rest] @ weights + base[own]
         assert left_out[own].numpy() == pytest.approx(told.numpy(), abs=5e-3)
+
+
+def test_a_previous_chunk_that_says_much_is_corrected(monkeypatch):
+    condition, previous, predictions, episode = situations()
+    known = torch.tensor([p is not None for p in previous])
+    chunks = torch.stack([torch.zeros(D) if p is None else p for p in previous])
+    follows = chunks + 0.1 * torch.tanh(predictions[:, 0])
+
+    def missed():
+        fitted, left_out = fit_expectation(condition, previous, follows[:, None], episode)
+        return float(fitted.persistence), (left_out - follows)[known].norm(dim=1).mean()
+
+    persistence, corrected = missed()
+    assert persistence == 1
+    monkeypatch.setattr(module, "_PERSISTENCES", (0.0,))
+    assert corrected < 0.85 * missed()[1]
+
+
+def test_predictions_that_say_nothing_are_passed_over():
+    condition, previous, predictions, episode = situations()
+    noise = torch.randn(len(condition), 3, D, generator=torch.Generator().manual_seed(5)).sign()
+    fitted, left_out = fit_expectation(condition, previous, predictions, episode)
+    later, still = fit_expectation(
+        condition, previous, torch.cat([3 * noise, predictions], 1), episode
+    )
+    assert torch.equal(left_out, still)
+    assert all(torch.equal(v, later.tensors()[k]) for k, v in fitted.tensors().items())
 
 
 def test_a_situation_is_told_alike_whatever_the_others():
@@ -69,8 +100,8 @@ def test_a_situation_is_told_alike_whatever_the_others():
     assert torch.equal(together, torch.stack(alone))
 
 
-@pytest.mark.parametrize("name", ["condition", "known", "weights", "mean", "previous_scale"])
-@pytest.mark.parametrize("spoil", [lambda t: t[:-1], lambda t: t * torch.nan, torch.Tensor.long])
+@pytest.mark.parametrize("name", ["condition", "known", "weights", "mean", "persistence"])
+@pytest.mark.parametrize("spoil", [lambda t: t[None], lambda t: t * torch.nan, torch.Tensor.long])
 def test_refuses_tensors_that_no_fit_gives(name, spoil):
     tensors = fit_expectation(*situations())[0].tensors()
     with pytest.raises(CheckpointError, match="expectation: "):

@@ -7,7 +7,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from asd_policy.sampling import ChunkNoise, CostTable, Gain, GaussianChain, Prior, calibrate
+from asd_policy.sampling import (
+    ChunkNoise,
+    CostTable,
+    Gain,
+    GaussianChain,
+    Prior,
+    calibrate,
+    record_predictions,
+)
 
 
 class Mixture:
@@ -58,7 +66,8 @@ def prior(chain: GaussianChain, n: int) -> Prior:
 @lru_cache
 def _gain(chain: GaussianChain) -> Gain:
     noise = random_noise(256, chain, (2,), seed=99)
-    return calibrate(Mixture(chain).denoise, chain, noise, clip=None)
+    chains = (Mixture(chain).denoise, chain, noise)
+    return calibrate(*chains, record_predictions(*chains), clip=None)
 
 
 def chains() -> dict[str, GaussianChain]:

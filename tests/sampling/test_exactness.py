@@ -13,7 +13,14 @@ from problems import Mixture, chains, prior, random_noise
 import envs
 from asd_policy.formats import load_checkpoint
 from asd_policy.policies import Planner
-from asd_policy.sampling import calibrate, drafts, parse_sampler, sample, speculative
+from asd_policy.sampling import (
+    calibrate,
+    drafts,
+    parse_sampler,
+    record_predictions,
+    sample,
+    speculative,
+)
 from asd_policy.sampling.coupling import Coupled
 from eval.two_sample import same_distribution
 
@@ -215,9 +222,8 @@ def draw_chunks():
 
     # The gain of the checkpoint is of 100 steps.
     with torch.inference_mode():
-        planner.gain = calibrate(
-            planner.denoiser(history[:64]), planner.chain, noise(64, seed=9), clip=1.0
-        )
+        chains = (planner.denoiser(history[:64]), planner.chain, noise(64, seed=9))
+        planner.gain = calibrate(*chains, record_predictions(*chains), clip=1.0)
 
     def draw_chunks(sampler, seed):
         # A chunk that the policy might have planned before, or has not.

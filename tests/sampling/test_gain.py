@@ -9,7 +9,16 @@ from problems import random_noise
 from scipy.stats import norm
 
 from asd_policy.errors import SamplerError
-from asd_policy.sampling import Gain, GaussianChain, Prior, calibrate, drafts, fit_gain, sample
+from asd_policy.sampling import (
+    Gain,
+    GaussianChain,
+    Prior,
+    calibrate,
+    drafts,
+    fit_gain,
+    record_predictions,
+    sample,
+)
 from asd_policy.sampling.gain import HOPELESS, rotate_rows, typical_error
 
 CHAIN = GaussianChain.ddpm(40)
@@ -29,9 +38,14 @@ class Gaussian:
         return torch.einsum("nij,nj->ni", self.jacobian[step], x)
 
 
+def calibrated(noise, previous=None):
+    chains = (Gaussian().denoise, CHAIN, noise)
+    return calibrate(*chains, record_predictions(*chains), clip=None, previous=previous)
+
+
 @pytest.fixture(scope="module")
 def gain():
-    return calibrate(Gaussian().denoise, CHAIN, random_noise(512, CHAIN, (4,), 0), clip=None)
+    return calibrated(random_noise(512, CHAIN, (4,), 0))
 
 
 def test_the_gain_is_the_models_jacobian(gain):
@@ -86,7 +100,7 @@ def test_errors_that_windows_are_planned_with(gain):
     assert float(ahead[30]) > float(gain.error[30, 31]), "errors add up"
     truth = random_noise(64, CHAIN, (4,), seed=5)
     previous = [torch.full((4,), 2.0)] * 64
-    warm = calibrate(Gaussian().denoise, CHAIN, truth, clip=None, previous=previous)
+    warm = calibrated(truth, previous)
     # Four coordinates that are 2 off on average, and have variance 1.36 together.
     assert float(warm.error[0, 5]) == pytest.approx((16 + 1.36) ** 0.5, abs=1.0)
 
