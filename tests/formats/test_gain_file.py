@@ -32,6 +32,14 @@ def test_reads_back_what_was_written(tiny_gain, tiny_expectation, tiny_folder):
     assert asd_policy.load_policy(tiny_folder, device="cpu", gain=False).planner.gain is None
 
 
+@pytest.mark.parametrize("length", range(0, 64, 8))
+def test_tensors_lie_alike_whatever_the_notes(length, tiny_gain, tiny_folder):
+    """Products of matrices round by where their operands lie."""
+    save_gain(tiny_gain, tiny_folder, {"note": "x" * length})
+    gain, _ = load_gain(tiny_folder, 1.0)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in gain.tensors().values())
+
+
 def test_expectations_without_persistence_correct_the_mean(calibrated_folder, tiny_expectation):
     path = calibrated_folder / FILE
     tensors = load_file(path)

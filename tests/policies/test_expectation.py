@@ -100,8 +100,13 @@ def test_a_situation_is_told_alike_whatever_the_others():
     assert torch.equal(together, torch.stack(alone))
 
 
-@pytest.mark.parametrize("name", ["condition", "known", "weights", "mean", "persistence"])
-@pytest.mark.parametrize("spoil", [lambda t: t[None], lambda t: t * torch.nan, torch.Tensor.long])
+@pytest.mark.parametrize(
+    "name", ["condition", "known", "weights", "mean", "previous_scale", "persistence"]
+)
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda t: t[:-1] if t.ndim else t[None], lambda t: t * torch.nan, torch.Tensor.long],
+)
 def test_refuses_tensors_that_no_fit_gives(name, spoil):
     tensors = fit_expectation(*situations())[0].tensors()
     with pytest.raises(CheckpointError, match="expectation: "):
