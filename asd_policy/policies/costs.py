@@ -9,9 +9,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +28,30 @@ _LONGEST = 1.0
 
 
 def measured_costs(
-    call: Callable[[int], None],
+    call: Callable[[int], Callable[[], None]],
     rounds: Callable[[], int],
-    network: Mapping[str, Any],
-    chunk_shape: Sequence[int],
+    circumstances: Mapping[str, Any],
     device: torch.device,
 ) -> CostTable:
-    """Time calls, or read what was timed before for this network on this machine.
+    """Time calls, or read what was timed before in these circumstances on this machine.
 
     The table is kept under ``$XDG_CACHE_HOME/asd_policy`` (``~/.cache/asd_policy``), so that the
     windows that follow from it, and with them the samples of a seed, stay the same here. Delete the
     file to measure again. Where it cannot be written it is measured each time.
 
     Args:
-        call: Runs the network with so many rows.
+        call: Prepares the network's call with so many rows.
         rounds: Goes through rounds of drafting without a network; returns how many.
-        network: The network's description.
-        chunk_shape: Shape of one state.
+        circumstances: What else a call's or a round's time depends on, as the network's options.
         device: Where it runs.
     """
     where = {
-        "network": dict(network),
-        "chunk_shape": list(chunk_shape),
+        **circumstances,
         "device": _name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "torch": torch.__version__,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
     }
     key = hashlib.sha256(json.dumps(where, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asd_policy"
@@ -76,7 +74,7 @@ def measured_costs(
 
 
 def measure(
-    call: Callable[[int], None], rounds: Callable[[], int], device: torch.device
+    call: Callable[[int], Callable[[], None]], rounds: Callable[[], int], device: torch.device
 ) -> CostTable:
     """Time rounds without a network, and calls of growing batches."""
     count = rounds()
@@ -84,7 +82,7 @@ def measure(
     rows, seconds = [], []
     for size in _ROWS:
         rows.append(size)
-        seconds.append(_least_time(partial(call, size), device))
+        seconds.append(_least_time(call(size), device))
         if seconds[-1] > _LONGEST and len(rows) > 1:
             break
     return CostTable(tuple(rows), tuple(seconds), round_seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast, get_args
 
@@ -103,13 +103,14 @@ class Planner:
             )
         self.gain = None if gain is None else gain.to(device)
         clean = CleanPrediction(self.chain, spec.parametrization, device)
-        self._model = Model(network, self.chain, clean, device, precision)
+        self._model = NetworkModel(network, self.chain, clean, device, precision)
         self._draft_model = (
             None
             if draft_network is None
-            else Model(draft_network, self.chain, clean, device, precision)
+            else NetworkModel(draft_network, self.chain, clean, device, precision)
         )
-        self._run = runner or run_eagerly
+        self._run = runner or EagerRunner()
+        self._precision = precision
         entries = [normalizers[e.key].repeated(e.features) for e in spec.observations]
         self._observation = Normalizer(
             torch.cat([n.scale for n in entries]), torch.cat([n.offset for n in entries])
@@ -130,6 +131,7 @@ class Planner:
             else torch.tensor(spec.action_limits, dtype=torch.float32, device=device).unbind(0)
         )
         self._costs: CostTable | None = None
+        self._idle_model = IdleModel()
         self._window_plans: dict[tuple[str, int], WindowPlan] = {}
 
     @torch.inference_mode()
@@ -212,14 +214,25 @@ class Planner:
             denoise = self.denoiser(history)
 
             @torch.inference_mode()
-            def call(rows: int) -> None:
+            def call(rows: int) -> Callable[[], None]:
                 zeros = torch.zeros(rows, dtype=torch.long, device=self.device)
                 x = torch.zeros(rows, *self.chunk_shape, device=self.device)
-                denoise(x, zeros, zeros)
 
-            self._costs = measured_costs(
-                call, self._idle_rounds, self.spec.network, self.chunk_shape, self.device
-            )
+                @torch.inference_mode()
+                def action() -> None:
+                    denoise(x, zeros, zeros)
+
+                return self._run.prepared(action)
+
+            circumstances = {
+                "network": dict(self.spec.network),
+                "chunk_shape": list(self.chunk_shape),
+                "num_steps": self.chain.num_steps,
+                "gain": self.gain is not None,
+                "precision": self._precision,
+                "runner": type(self._run).__name__,
+            }
+            self._costs = measured_costs(call, self._idle_rounds, circumstances, self.device)
         return self._costs
 
     @torch.inference_mode()
@@ -230,17 +243,39 @@ class Planner:
         noise = ChunkNoise(still[:, 0], still, torch.ones(1, steps, device=self.device))
         sampler = Speculative("refine" if self.gain is None else "gain", 16)
 
-        def nothing(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
-            return torch.zeros_like(x)
-
-        return max(sample(nothing, self.chain, noise, sampler, Prior(self.gain)).calls)
+        inputs = Inputs(noise.uniforms, noise, Prior(self.gain))
+        return max(self._run(self.chain, sampler, self._idle_model, None, inputs).calls)
 
     def _condition(self, history: NDArray[np.float32]) -> Tensor:
         raw = torch.from_numpy(history).to(self.device)
         return self._observation.normalize(features(self.spec.observations, raw)).flatten(1)
 
 
-class Model:
+class Model(Protocol):
+    """What denoises, given a condition that was made ready once for a chunk."""
+
+    def given(self, embedded: Tensor) -> Denoise:
+        """The model of conditions ``embed`` has made ready."""
+        ...
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """Make N conditions ``(N, C)`` ready, once for a chunk."""
+        ...
+
+
+class IdleModel:
+    """A model that costs nothing: what is left of a round is drafting and verifying."""
+
+    def given(self, embedded: Tensor) -> Denoise:
+        """Always predicts zeros."""
+        return lambda x, step, chain_index: torch.zeros_like(x)
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """Nothing to make ready."""
+        return condition
+
+
+class NetworkModel:
     """A network with the tables of its steps.
 
     Args:
@@ -323,17 +358,30 @@ class Runner(Protocol):
         """Sample the inputs' chains."""
         ...
 
+    def prepared(self, action: Callable[[], None]) -> Callable[[], None]:
+        """An action on the device as this runner would do it, to be repeated."""
+        ...
 
-def run_eagerly(
-    chain: GaussianChain,
-    sampler: Sampler,
-    model: Model,
-    draft_model: Model | None,
-    inputs: Inputs,
-) -> SampleResult:
+
+class EagerRunner:
     """Call by call: what always works."""
-    prior = inputs.prior
-    if draft_model is not None:
-        prior = replace(prior, draft_model=draft_model.given(draft_model.embed(inputs.condition)))
-    denoise = model.given(model.embed(inputs.condition))
-    return sample(denoise, chain, inputs.noise, sampler, prior)
+
+    def __call__(
+        self,
+        chain: GaussianChain,
+        sampler: Sampler,
+        model: Model,
+        draft_model: Model | None,
+        inputs: Inputs,
+    ) -> SampleResult:
+        """Sample the inputs' chains."""
+        prior = inputs.prior
+        if draft_model is not None:
+            drafting = draft_model.given(draft_model.embed(inputs.condition))
+            prior = replace(prior, draft_model=drafting)
+        denoise = model.given(model.embed(inputs.condition))
+        return sample(denoise, chain, inputs.noise, sampler, prior)
+
+    def prepared(self, action: Callable[[], None]) -> Callable[[], None]:
+        """The action itself."""
+        return action

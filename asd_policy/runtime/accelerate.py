@@ -8,7 +8,7 @@ the whole chain, sampled by ASD. What their loop hands to the network in it is t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -130,7 +130,7 @@ class _OneStep:
         self._sampler, self._gain, self._report = sampler, gain, report
         self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._steps: int | None = None
-        self._tables: dict[Any, tuple[GaussianChain, CleanPrediction]] = {}
+        self._tables: dict[Any, tuple[GaussianChain, CleanPrediction, Prior]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
@@ -173,23 +173,24 @@ class _OneStep:
                 "loop that can be accelerated"
             )
         (given, named), self._asked = self._asked, None
-        start = time.perf_counter()
-        chain, clean = self._chain(sample.device)
+        start = _now(sample.device)
+        chain, clean, prior = self._chain(sample.device)
         times = chain.network_time.to(sample.device)
 
         def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
-            inputs, conditions = _rows(given, named, x, times[step], chain_index)
+            asked = x.to(sample.dtype)
+            inputs, conditions = _rows(given, named, asked, times[step], chain_index)
             output = self._network(*inputs, **conditions)
             return clean(x, output.to(x.dtype), step)
 
         noise = _noise(sample, chain.num_steps, generator)
         with torch.no_grad():
-            result = _sample(denoise, chain, noise, self._sampler, Prior(self._gain))
+            result = _sample(denoise, chain, noise, self._sampler, prior)
         self._report.last = result
-        self._report.seconds = time.perf_counter() - start
+        self._report.seconds = _now(sample.device) - start
         return _Step(result.x.to(sample.dtype))
 
-    def _chain(self, device: torch.device) -> tuple[GaussianChain, CleanPrediction]:
+    def _chain(self, device: torch.device) -> tuple[GaussianChain, CleanPrediction, Prior]:
         key = self._steps, device
         if key not in self._tables:
             options = dict(self._scheduler.config)
@@ -197,7 +198,8 @@ class _OneStep:
                 options, self._steps, _posterior(), type(self._scheduler).__name__
             )
             chain = GaussianChain.ddpm(**{k: v for k, v in chain_options.items() if k != "name"})
-            self._tables[key] = chain, CleanPrediction(chain, parametrization, device)
+            prior = Prior(None if self._gain is None else self._gain.to(device))
+            self._tables[key] = chain, CleanPrediction(chain, parametrization, device), prior
         return self._tables[key]
 
 
@@ -231,15 +233,25 @@ def _rows(
     return inputs, named
 
 
+def _now(device: torch.device) -> float:
+    """The time at which a device has done all that it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def _noise(initial: Tensor, num_steps: int, generator: torch.Generator | None) -> ChunkNoise:
     """Fresh noise for chains that begin at ``initial`` ``(N, *D)``."""
 
     def block(first: Tensor) -> ChunkNoise:
         n = len(first)
         shape = (n, num_steps, *first.shape[1:])
-        steps = torch.randn(shape, generator=generator, device=first.device)
+        steps = normal(shape)
         uniforms = 1 - torch.rand(n, num_steps, generator=generator, device=first.device)
-        return ChunkNoise(first, steps, uniforms, lambda _: block(torch.randn_like(first)))
+        return ChunkNoise(first, steps, uniforms, lambda _: block(normal(first.shape)))
+
+    def normal(shape: Sequence[int]) -> Tensor:
+        return torch.randn(shape, generator=generator, device=initial.device)
 
     return block(initial.float())
 

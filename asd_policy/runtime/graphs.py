@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asd_policy.policies.planner import Inputs, Model, run_eagerly
+from asd_policy.policies.planner import EagerRunner, Inputs, Model
 from asd_policy.sampling import (
     ChunkNoise,
     Ddim,
@@ -33,13 +33,15 @@ from asd_policy.sampling.speculative import SpeculativeState, run_rounds
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 _WIDTHS = (1, 4, 8, 16, 24, 32, 48, 64, 96)
-_KEPT = 8
+_KEPT = 32
+"""Programs, each with memory of its own: as many as a comparison of samplers goes around."""
 _WARM_UP = 3
 
 
 def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
-    """Record what a function launches; returns what launches it all again."""
-    # Kernels are chosen and libraries set up on first use, which cannot be recorded.
+    """Record what a function launches on the current device; returns what launches it all again."""
+    # Kernels are chosen and libraries set up on first use, which cannot be recorded. A stream of
+    # its own: PyTorch's default for captures stays on the device that captured first.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -47,7 +49,8 @@ def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # What other threads do meanwhile, as a camera's, must not break the recording.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         function()
     return graph.replay
 
@@ -64,7 +67,8 @@ class GraphRunner:
 
     def __init__(self, capture: Capture = capture_graph) -> None:
         self._capture = capture
-        self._programs: OrderedDict[tuple[str, int], _Straight | _Rounds] = OrderedDict()
+        self._eager = EagerRunner()
+        self._programs: OrderedDict[tuple[Model, str, int], _Straight | _Rounds] = OrderedDict()
 
     def __call__(
         self,
@@ -75,6 +79,22 @@ class GraphRunner:
         inputs: Inputs,
     ) -> SampleResult:
         """Sample, capturing first if this sampler is new here for so many chains."""
+        # Streams and graphs are of the current device, which need not be the policy's.
+        with torch.cuda.device_of(inputs.condition):
+            return self._sample(chain, sampler, model, draft_model, inputs)
+
+    def prepared(self, action: Callable[[], None]) -> Callable[[], None]:
+        """The action as a graph."""
+        return self._capture(action)
+
+    def _sample(
+        self,
+        chain: GaussianChain,
+        sampler: Sampler,
+        model: Model,
+        draft_model: Model | None,
+        inputs: Inputs,
+    ) -> SampleResult:
         n = len(inputs.condition)
         if isinstance(sampler, Speculative):
             if not inputs.prior.worth_drafting(chain, sampler, n):
@@ -82,10 +102,10 @@ class GraphRunner:
             elif sampler.verifier == "block" or (
                 sampler.draft == "independent" and draft_model is None
             ):
-                return run_eagerly(chain, sampler, model, draft_model, inputs)
+                return self._eager(chain, sampler, model, draft_model, inputs)
         elif not isinstance(sampler, (Sequential, Ddim, DpmSolver)):
-            return run_eagerly(chain, sampler, model, draft_model, inputs)
-        key = (str(sampler), n)
+            return self._eager(chain, sampler, model, draft_model, inputs)
+        key = (model, str(sampler), n)
         if key not in self._programs:
             if isinstance(sampler, Speculative):
                 program: _Straight | _Rounds = _Rounds(
@@ -166,9 +186,9 @@ class _Rounds:
             self._keep()
 
         self._begin = capture(begin)
-        self._capture = capture
-        self._advance: dict[int, Callable[[], None]] = {}
+        # All widths now: a robot must not wait for a capture in the middle of an episode.
         self._widths = [w for w in _WIDTHS if w < state.longest] + [state.longest]
+        self._advance = {width: self._captured(width, capture) for width in self._widths}
 
     def __call__(self, inputs: Inputs) -> SampleResult:
         self._inputs.fill(inputs)
@@ -176,21 +196,22 @@ class _Rounds:
         result = run_rounds(self._state, self._round, self._read)
         return replace(result, x=result.x.clone())
 
+    def _captured(self, width: int, capture: Capture) -> Callable[[], None]:
+        """A round of this width; recording it leaves the chains where they are."""
+
+        def advance() -> None:
+            self._state.tensors = self._tensors
+            self._state.round(self._denoise, width)
+            self._keep()
+
+        before = {name: tensor.clone() for name, tensor in self._tensors.items()}
+        replay = capture(advance)
+        for name, tensor in before.items():
+            self._tensors[name].copy_(tensor)
+        return replay
+
     def _round(self, longest: int, length: np.ndarray) -> None:
-        width = next(w for w in self._widths if w >= longest)
-        if width not in self._advance:
-
-            def advance() -> None:
-                self._state.tensors = self._tensors
-                self._state.round(self._denoise, width)
-                self._keep()
-
-            # Recording runs rounds to warm up: the chains are put back to where they were.
-            before = {name: tensor.clone() for name, tensor in self._tensors.items()}
-            self._advance[width] = self._capture(advance)
-            for name, tensor in before.items():
-                self._tensors[name].copy_(tensor)
-        self._advance[width]()
+        self._advance[next(w for w in self._widths if w >= longest)]()
 
     def _keep(self) -> None:
         """Put what a beginning or a round has made where the next round looks for it."""

@@ -111,14 +111,15 @@ class SpeculativeState:
 
         Args:
             denoise: The model.
-            width: W, at least the longest window of this round.
+            width: W, at least the longest window of this round, or windows are cut to it: they are
+                while a graph of this width is captured.
             rows: Which entries of the flattened ``(N, W)`` window exist, ``(R,)``; None evaluates
                 them all, for the sake of shapes that never change.
         """
         size = self.x.shape[1]
         ahead = self._steps[:width]
         step = (self.position[:, None] + ahead).clamp(max=self.num_steps - 1)
-        length = torch.minimum(self.window, self.num_steps - self.position)
+        length = torch.minimum(self.window, self.num_steps - self.position).clamp(max=width)
         draft, states = self.drafts.propose(self.x, self.position, step)
         if rows is None:
             chains = torch.arange(len(step) * width, device=step.device) // width

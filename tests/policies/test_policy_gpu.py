@@ -12,8 +12,9 @@ import asd_policy
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("sampler", ["ddpm", "asd-paper:6", "carry:6", "refine:6"])
-def test_plans_on_a_gpu_what_it_plans_on_the_cpu(tiny_folder, sampler):
+def test_plans_on_a_gpu_what_it_plans_on_the_cpu(tiny_folder, sampler, monkeypatch):
     """The noise is the same; 20 steps of rounding stay small beside the actions' range."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     observation = {"keypoint": np.full((5, 9, 2), 200.0), "agent_pos": np.full((5, 2), 300.0)}
     actions = {}
     for device in ("cpu", "cuda"):

@@ -37,6 +37,17 @@ class Network(nn.Module):
         return self.unet(sample, timestep, global_cond)
 
 
+class Plain(nn.Module):
+    """A network that can be of any precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(DIM, DIM)
+
+    def forward(self, sample, timestep, local_cond=None, global_cond=None):
+        return self.layer(sample)
+
+
 def scheduler(kind="DDPMScheduler", **options):
     return getattr(diffusers, kind)(20, beta_schedule="squaredcos_cap_v2", **options)
 
@@ -158,6 +169,29 @@ def test_seeds_decide_and_calls_fall(like):
         assert accelerated.seconds > 0
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_noise_is_of_the_generator_alone():
+    """Block verification draws a chain's noise anew, from the same generator."""
+    policy = DiffusionPolicyLike(scheduler())
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with asd_policy.accelerate(policy, "asd-paper+block:8"):
+            drawn.append(draw(policy, 7))
+    assert torch.equal(*drawn)
+
+
+def test_a_network_of_another_precision_is_asked_in_its_own():
+    policy = DiffusionPolicyLike(scheduler())
+    policy.model = Plain().bfloat16()
+    with asd_policy.accelerate(policy, "asd-paper:8") as accelerated:
+        trajectory = torch.randn((3, HORIZON, DIM), dtype=torch.bfloat16)
+        policy.noise_scheduler.set_timesteps(20)
+        for t in policy.noise_scheduler.timesteps:
+            output = policy.model(trajectory, t)
+            trajectory = policy.noise_scheduler.step(output, t, trajectory).prev_sample
+    assert trajectory.dtype == torch.bfloat16 and accelerated.last is not None
 
 
 def test_ddim_is_replaced_by_the_ddpm_that_it_abbreviates():
