@@ -1,8 +1,8 @@
 """Learn how to draft for a policy: ``python -m eval.calibrate checkpoint=FOLDER``.
 
-Follows the policy through a few episodes, learns which chunks to expect, samples the chunks step by
-step, fits the gain to them and writes both beside the weights. It takes some minutes, once for a
-checkpoint.
+Follows the policy through a few episodes of its task, or through recorded ones
+(``observations=FILE``), learns which chunks to expect, samples the chunks step by step, fits the
+gain to them and writes both beside the weights. It takes some minutes, once for a checkpoint.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from tqdm import tqdm
 
 import asd_policy
 import envs
-from asd_policy import AsdPolicyError
+from asd_policy import AsdPolicyError, CheckpointError
 from asd_policy.formats import save_gain
+from asd_policy.formats.native import weights_digest
 from asd_policy.policies.expectation import Expectation, fit_expectation
 from asd_policy.policies.policy import Policy
 from asd_policy.sampling import Gain, calibrate, record_predictions
-from envs.errors import UnknownTaskError
 from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
 from eval.provenance import describe
+from eval.recorded import Recording
 from eval.settings import device, whole
 from eval.situations import Situations, record
 
-_CALIBRATION_REPEAT = 1
-"""The episodes' own noise is repeat 0: fitting to it would be fitting to what was executed."""
+_CALIBRATION_REPEAT = 1 << 31
+"""No evaluation's: what is expected of a chunk must know nothing of the noise it is drawn with."""
 
 _FEWEST = 16
 """Chunks below which there is too little to learn a covariance from."""
@@ -72,20 +73,13 @@ def run(config: DictConfig) -> Path:
     Raises:
         eval.errors.RequestError: If a setting is refused, as one that leaves too little to learn.
         asd_policy.AsdPolicyError: If the checkpoint cannot be read or written.
-        envs.errors.UnknownTaskError: If its task is not known here.
     """
     torch.set_num_threads(1)
     chunks, name = whole(config, "chunks", _FEWEST), device(config)
+    before = _digest(config.checkpoint)
     # Read as it is without its gain, which may be the very thing to mend.
     policy = asd_policy.load_policy(config.checkpoint, device=name, gain=False)
-    task = envs.spec(policy.spec.task)
-    situations = record(
-        policy,
-        env_maker(policy.spec),
-        whole(config, "first_seed", 0),
-        chunks,
-        task.max_episode_steps,
-    )
+    situations = _situations(policy, config.observations, whole(config, "first_seed", 0), chunks)
     if len(set(situations.seed)) < 2:
         raise RequestError(
             f"chunks: {chunks} are all of one episode, and what to expect is judged by episodes "
@@ -95,9 +89,46 @@ def run(config: DictConfig) -> Path:
     notes = {
         "chunks": chunks,
         "first_seed": config.first_seed,
+        "observations": config.observations and Path(config.observations).name,
         "made_with": describe(name),
     }
+    if weights_digest(config.checkpoint) != before:
+        raise RequestError(f"checkpoint: {config.checkpoint}: its weights changed meanwhile")
     return save_gain(gain, config.checkpoint, notes, expectation)
+
+
+def _digest(checkpoint: str) -> str:
+    """Of the weights that a gain will be written beside, asked for before all the work."""
+    try:
+        return weights_digest(checkpoint)
+    except CheckpointError as error:
+        raise RequestError(
+            f"checkpoint: {checkpoint}: expected a folder of this project, to write beside: "
+            f"{error}. Convert others first: `python -m asd_policy.formats.convert FILE FOLDER`"
+        ) from error
+
+
+def _situations(
+    policy: Policy, observations: str | None, first_seed: int, chunks: int
+) -> Situations:
+    """Where the policy plans: in episodes of its own, or in recorded ones."""
+    if observations is None:
+        if policy.spec.task not in envs.names():
+            raise RequestError(
+                f"observations: there is no simulator of task {policy.spec.task!r}; expected a "
+                "file of recorded observations"
+            )
+        steps = envs.spec(policy.spec.task).max_episode_steps
+        return record(policy, env_maker(policy.spec), first_seed, chunks, steps)
+    recording = Recording(observations, policy.spec, first_seed)
+    there = sum(-(-length // policy.spec.action_horizon) for length in recording.lengths)
+    if there < chunks:
+        recording.close()
+        raise RequestError(
+            f"chunks: {observations} holds {there} chunks of {policy.spec.action_horizon} steps, in "
+            f"{len(recording.lengths)} episodes; expected at most that, got {chunks}"
+        )
+    return record(policy, lambda: recording, first_seed, chunks, max(recording.lengths))
 
 
 @hydra.main(version_base="1.3", config_path="../configs/eval", config_name="calibrate")
@@ -105,7 +136,7 @@ def main(config: DictConfig) -> None:
     """Run from the command line."""
     try:
         print(f"wrote {run(config)}")
-    except (EvaluationError, AsdPolicyError, UnknownTaskError) as error:
+    except (EvaluationError, AsdPolicyError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -26,7 +26,8 @@ def reflection_coupling(difference: Tensor, z: Tensor, u: Tensor) -> Coupled:
 
     With ``D = (m̂ - m)/s``, accept the draft if ``log u ≤ -⟨z, D⟩ - ‖D‖²/2``; else the exact draw
     is ``m + s (z - 2 e ⟨e, z⟩)`` with ``e = D/‖D‖``. P(accept) = 2 Φ(-‖D‖/2), the most that any
-    coupling can reach. Sources: Hu et al. (2025), arXiv 2505.03983 (their Gaussian rejection
+    coupling can reach. A draft that is not finite is rejected for certain, whatever z is, and z
+    itself is the exact draw. Sources: Hu et al. (2025), arXiv 2505.03983 (their Gaussian rejection
     sampler); De Bortoli et al. (2025), arXiv 2501.05370 (the same as a reflection coupling).
 
     Args:
@@ -35,11 +36,13 @@ def reflection_coupling(difference: Tensor, z: Tensor, u: Tensor) -> Coupled:
         u: Uniform in (0, 1], ``(...)``, independent of z and of the draft.
     """
     squared = difference.square().sum(-1)
+    possible = squared.isfinite()
     projection = (difference * z).sum(-1)
     accepted = u.log() <= -projection - squared / 2
     # Where D = 0 the draft is always accepted; the bound only keeps 0/0 away.
     scale = 2 * projection / squared.clamp(min=torch.finfo(squared.dtype).tiny)
-    return Coupled(accepted, z - scale.unsqueeze(-1) * difference)
+    reflected = z - scale.unsqueeze(-1) * difference
+    return Coupled(accepted & possible, torch.where(possible.unsqueeze(-1), reflected, z))
 
 
 class BlockVerdict(NamedTuple):

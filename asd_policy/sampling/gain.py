@@ -202,7 +202,7 @@ def _draft_errors(
         error[0] = typical_error(missed(previous[:, None], drawn), gap, one_path=True)
     steps = torch.arange(k, device=error.device)
     one_ahead = error[steps, steps].clone()
-    one_ahead[0] = one_ahead[1]
+    one_ahead[:1] = one_ahead[1:2] if k > 1 else HOPELESS
     visited = steps <= steps[:, None]
     error[1:] = torch.where(visited, one_ahead, error[1:])
     return error

@@ -35,6 +35,14 @@ def test_a_draft_that_is_the_target_is_accepted():
     assert torch.isfinite(rejected_noise).all()
 
 
+def test_a_draft_that_is_not_finite_is_rejected_and_harmless():
+    z = torch.randn(3, 2)
+    difference = torch.tensor([[torch.nan, 1.0], [torch.inf, 0.0], [1e30, 1e30]])
+    accepted, rejected_noise = reflection_coupling(difference, z, torch.full((3,), 1e-30))
+    assert not accepted.any()
+    assert torch.equal(rejected_noise, z)
+
+
 def test_a_rejection_keeps_the_noises_length():
     z = torch.randn(200, 3)
     difference = 4 * torch.randn(200, 3)
