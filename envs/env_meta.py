@@ -130,6 +130,8 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if len(several) != len(row.robots):
         raise EnvMetaError(f"{name}: expected {len(row.robots)} controllers, got {len(several)}")
     converted = [_controller(name, config, version) for config in several]
+    types = [config["body_parts"]["right"]["input_type"] for config in converted]
+    _expect(name, "input_type of every arm", types, types[:1] * len(types))
     arguments = {key: given[key] for key in _PASSED_ON & set(given)}
     arguments["controller_configs"] = converted if len(converted) > 1 else converted[0]
     return name, arguments

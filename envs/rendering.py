@@ -2,7 +2,8 @@
 
 Nothing of OpenGL is imported before the first frame is asked for, so runs that draw nothing need
 none of it. `MUJOCO_GL` is obeyed: "egl" or "osmesa" names the platform to try, "disabled" (or
-"off", "false", "0") asks for ray casting.
+"off", "false", "0") asks for ray casting. Ray casting is for people to look at: a policy that was
+trained on images of the one renderer sees others in those of the other.
 """
 
 import atexit
@@ -93,27 +94,43 @@ class GLRenderer:
             self._gl.free()
 
 
-def make_renderer(model: mujoco.MjModel, height: int, width: int) -> SceneRenderer:
+def make_renderer(
+    model: mujoco.MjModel, height: int, width: int, observed: bool = False
+) -> SceneRenderer:
     """Return the best renderer that works here, and log which one it is.
 
     Args:
         model: The model to draw.
         height: Height of a frame in pixels.
         width: Width of a frame in pixels.
+        observed: Whether a policy is to see the frames: then ray casting is no substitute, and
+            used only where it is asked for.
+
+    Raises:
+        RenderError: If frames are to be observed, and OpenGL does not work.
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
+    tried = []
     for platform, library in _PLATFORMS.items():
         if wanted in _OFF or (wanted in _PLATFORMS and wanted != platform):
             continue
         if ctypes.util.find_library(library) is None:
+            tried.append(f"{platform}: no library {library}")
             continue
         try:
             renderer = GLRenderer(model, height, width, platform)
         except Exception as error:  # a broken driver fails in any way it likes
             _log.debug("no rendering by %s: %s", platform, error)
+            tried.append(f"{platform}: {error}")
         else:
             _log.info("rendering by OpenGL (%s)", platform)
             return renderer
+    if observed and wanted not in _OFF:
+        raise RenderError(
+            f"images cannot be observed as they were recorded: OpenGL does not work ({tried}). "
+            "Install EGL or OSMesa, or ask for ray casting, whose images look otherwise, with "
+            "MUJOCO_GL=disabled"
+        )
     _log.info("rendering by ray casting, without OpenGL")
     return RayCaster(model, height, width)
 

@@ -44,7 +44,8 @@ class RobomimicEnv(TaskEnv):
         robosuite_arguments: Arguments of `robosuite.make` in place of the usual ones; see
             `env_meta.make_from_meta`.
         images: Images to observe, besides: for each key, `<camera>_image`, height and width; uint8
-            RGB `(height, width, 3)`, top row first, as Robomimic's files hold them.
+            RGB `(height, width, 3)`, top row first, as Robomimic's files hold them. They are drawn
+            by OpenGL, or refused where there is none (see `rendering`).
         terminate_on_success: Whether success ends an episode. Without it an episode goes on to the
             step limit; demonstrations are recorded so, to hold the steps after success.
     """
@@ -74,7 +75,7 @@ class RobomimicEnv(TaskEnv):
         self._set_action_mode(action_mode)
         self._camera = camera or row.camera
         self._size = (height, width)
-        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
+        self._renderers: dict[tuple[int, int, bool], SceneRenderer] = {}
         self._last_action: NDArray[np.float64] | None = None
 
     def _start(self, seed: int) -> tuple[Observation, dict[str, Any]]:
@@ -95,14 +96,15 @@ class RobomimicEnv(TaskEnv):
         return self._observe(raw), float(reward), self.success, {}
 
     def _frame(self) -> NDArray[np.uint8]:
-        return self._draw(self._camera, self._size)
+        return self._draw(self._camera, self._size, observed=False)
 
-    def _draw(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _draw(self, camera: str, size: tuple[int, int], observed: bool) -> NDArray[np.uint8]:
         model = self.robosuite.sim.model._model
         index = camera_index(model, camera)
-        if size not in self._renderers:
-            self._renderers[size] = make_renderer(model, *size)
-        return self._renderers[size].render(self.robosuite.sim.data._data, index)
+        key = (*size, observed)
+        if key not in self._renderers:
+            self._renderers[key] = make_renderer(model, *size, observed)
+        return self._renderers[key].render(self.robosuite.sim.data._data, index)
 
     def close(self) -> None:
         """Free the simulation and the renderers; calling it twice does no harm."""
@@ -192,7 +194,8 @@ class RobomimicEnv(TaskEnv):
             for key, _ in self.task.observations
         }
         images: Observation = {
-            key: self._draw(key.removesuffix(_IMAGE), size) for key, size in self._images.items()
+            key: self._draw(key.removesuffix(_IMAGE), size, observed=True)
+            for key, size in self._images.items()
         }
         return state | images
 

@@ -125,8 +125,8 @@ def _situations(
     if there < chunks:
         recording.close()
         raise RequestError(
-            f"chunks: {observations} holds {there} chunks of {policy.spec.action_horizon} steps, in "
-            f"{len(recording.lengths)} episodes; expected at most that, got {chunks}"
+            f"chunks: {observations} holds {there} chunks of {policy.spec.action_horizon} steps, "
+            f"in {len(recording.lengths)} episodes; expected at most that, got {chunks}"
         )
     return record(policy, lambda: recording, first_seed, chunks, max(recording.lengths))
 

@@ -60,7 +60,7 @@ def recognises(folder: Path) -> bool:
     """Whether a folder is one of LeRobot's, of whatever policy."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "type" in config and "input_features" in config
 

@@ -233,7 +233,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     fields = {"format", "version", "policy", "provenance"}
     if not isinstance(config, dict) or set(config) != fields:

@@ -98,6 +98,15 @@ def test_one_configuration_is_for_both_arms():
     assert task == "transport" and len(arguments["controller_configs"]) == 2
 
 
+def test_both_arms_must_take_the_same_actions():
+    two = edited(robots=["Panda", "Panda"], env_configuration="single-arm-opposed")
+    two["env_name"] = "TwoArmTransport"
+    one = two["env_kwargs"]["controller_configs"]
+    two["env_kwargs"]["controller_configs"] = [one, one | {"control_delta": False}]
+    with pytest.raises(EnvMetaError, match="input_type of every arm: .* got .*absolute"):
+        make_from_meta(two)
+
+
 @pytest.mark.parametrize(
     ("meta", "message"),
     [

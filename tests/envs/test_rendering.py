@@ -105,6 +105,15 @@ def test_without_opengl_libraries_frames_are_ray_cast(scene, monkeypatch):
     assert isinstance(make_renderer(scene[0], 8, 8), RayCaster)
 
 
+def test_without_opengl_images_are_not_observed_unless_asked_for(scene, monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    with pytest.raises(RenderError, match="egl: no library EGL.*MUJOCO_GL=disabled"):
+        make_renderer(scene[0], 8, 8, observed=True)
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
+    assert isinstance(make_renderer(scene[0], 8, 8, observed=True), RayCaster)
+
+
 def test_unknown_cameras_are_named(scene):
     with pytest.raises(RenderError, match="'side'.*top"):
         camera_index(scene[0], "side")

@@ -138,6 +138,8 @@ SPOILED = {
     "no config": (lambda f: (f / CONFIG).unlink(), "config.json: missing"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "model.safetensors: missing"),
     "config not JSON": (lambda f: (f / CONFIG).write_text("{"), "not valid JSON"),
+    "config too deep": (lambda f: (f / CONFIG).write_text("[" * 99_999), "not valid JSON"),
+    "config too long a number": (lambda f: (f / CONFIG).write_text("1" * 9_999), "not valid JSON"),
     "config not text": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
     "config a list": (lambda f: (f / CONFIG).write_text("[]"), "expected the fields"),
     "another format": (edit_config(lambda c: c.update(format="x")), "expected format"),
