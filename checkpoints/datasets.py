@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,16 @@ class Demonstrations:
     observations: dict[str, Tensor]
     actions: Tensor
     episode_ends: np.ndarray
+
+    def digest(self) -> str:
+        """SHA-256 of the content, wherever it was read from."""
+        digest = hashlib.sha256()
+        arrays = {key: self.observations[key].numpy() for key in sorted(self.observations)}
+        arrays |= {"action": self.actions.numpy(), "ends": self.episode_ends.astype(np.int64)}
+        for key, array in arrays.items():
+            digest.update(f"{key} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 def load_demonstrations(

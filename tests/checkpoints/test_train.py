@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+
 import h5py
 import numpy as np
 import pytest
@@ -11,7 +15,9 @@ from paths import REPOSITORY, SHARED
 
 import asd_policy
 from asd_policy.formats import load_checkpoint
-from checkpoints.datasets import load_demonstrations, window_indices
+from asd_policy.sampling import CleanPrediction
+from checkpoints import train as module
+from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
 from checkpoints.optimizers import build_optimizers
 from checkpoints.train import ChunkData, Trainer, policy_spec, train
 
@@ -344,3 +350,129 @@ def test_a_policy_is_trained_on_with_its_normalisers(dataset, tmp_path):
         assert torch.equal(now.normalizers[key].scale, normalizer.scale)
     with pytest.raises(ValueError, match="another policy"):
         train(configure(dataset, tmp_path / "third", f"initial={first}", "policy.action_horizon=4"))
+
+
+def edit_actions(dataset, change):
+    with h5py.File(dataset, "a") as file:
+        actions = file["data/demo_9/actions"]
+        actions[:] = change(actions[:])
+
+
+def test_a_run_is_continued_with_its_own_data_alone_wherever_that_lies(dataset, tmp_path):
+    first = train(configure(dataset, tmp_path / "run"))
+    before = (first / "model.safetensors").read_bytes()
+    moved = shutil.copy(dataset, tmp_path / "moved.hdf5")
+    train(configure(moved, tmp_path / "run"))
+    edit_actions(dataset, lambda actions: 2 * actions)
+    with pytest.raises(ValueError, match=r"other contents of \['dataset'\].*another output"):
+        train(configure(dataset, tmp_path / "run"))
+    assert (first / "model.safetensors").read_bytes() == before
+    # A state of an earlier version does not say what it was made from.
+    state = torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)
+    del state["sources"]
+    torch.save(state, tmp_path / "run" / "train_state.pt")
+    train(configure(dataset, tmp_path / "run"))
+
+
+def test_a_run_is_not_continued_from_another_initial_policy(dataset, tmp_path):
+    initial = train(configure(dataset, tmp_path / "initial"))
+    train(configure(dataset, tmp_path / "run", f"initial={initial}"))
+    shutil.rmtree(tmp_path / "initial")
+    train(configure(dataset, tmp_path / "initial", "seed=1"))
+    with pytest.raises(ValueError, match=r"other contents of \['initial'\]"):
+        train(configure(dataset, tmp_path / "run", f"initial={initial}"))
+
+
+def test_a_finished_run_leaves_its_checkpoint_and_gain_as_they_are(dataset, tmp_path):
+    folder = train(configure(dataset, tmp_path))
+    (folder / "gain.safetensors").write_bytes(b"fitted since")
+    train(configure(dataset, tmp_path))
+    assert (folder / "gain.safetensors").read_bytes() == b"fitted since"
+    shutil.rmtree(folder)
+    assert train(configure(dataset, tmp_path)) == folder
+    load_checkpoint(folder)
+
+
+def test_a_run_that_diverges_keeps_the_state_last_written(dataset, tmp_path, monkeypatch):
+    config = configure(dataset, tmp_path, "save_every=5")
+    honest = CleanPrediction.target
+
+    def spoilt(self, *arguments):
+        steps.append(None)
+        return honest(self, *arguments) * (np.nan if len(steps) == 8 else 1.0)
+
+    steps = []
+    monkeypatch.setattr(CleanPrediction, "target", spoilt)
+    with pytest.raises(FloatingPointError, match="step 7: expected a finite loss.*learning_rate"):
+        train(config)
+    state = torch.load(tmp_path / "train_state.pt", weights_only=True)
+    assert state["step"] == 5
+    assert all(bool(torch.isfinite(weight).all()) for weight in state["network"].values())
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_an_update_takes_effect_after_it(
+    dataset, tmp_path, monkeypatch, number
+):
+    whole = train(configure(dataset, tmp_path / "whole"))
+    honest = Trainer._update_ema
+
+    def interrupted(trainer):
+        if trainer.step == 7:
+            os.kill(os.getpid(), number)
+        honest(trainer)
+
+    previous = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Trainer, "_update_ema", interrupted)
+    try:
+        module.stop_like_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            train(configure(dataset, tmp_path / "parts"))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    monkeypatch.undo()
+    parts = train(configure(dataset, tmp_path / "parts"))
+    expected = load_checkpoint(whole).network.state_dict()
+    found = load_checkpoint(parts).network.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_the_average_has_the_statistics_of_batch_norms(tmp_path):
+    options = [
+        "task=pusht_image",
+        "task.action_mode=position",
+        "policy=chi_unet_image",
+        "policy.encoder.widths=[16,16,16,16]",
+        "policy.encoder.blocks=[1,1,1,1]",
+        "policy.encoder.norm=batch",
+        "batch_size=2",
+        *UNET,
+    ]
+    config = configure("none", tmp_path, *options)
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (20, 96, 96, 3), np.uint8))
+    seen = {"image": images, "agent_pos": torch.rand(20, 2)}
+    spec = policy_spec(config)
+    data = ChunkData(Demonstrations(seen, torch.rand(20, 2), np.array([20])), spec)
+    trainer = Trainer(config, spec, data)
+    fresh = {name: value.clone() for name, value in trainer.ema.named_buffers()}
+    trainer.update()
+    trained = dict(trainer.network.named_buffers())
+    averages = {name: v for name, v in trainer.ema.named_buffers() if "running_mean" in name}
+    assert averages
+    for name, value in averages.items():
+        assert torch.equal(value, trained[name]) and not torch.equal(value, fresh[name])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset=???", r"train: settings without a value: \['dataset'\]; give dataset="),
+        ("policy.prediction=noise", "train: .*unknown prediction 'noise'"),
+    ],
+)
+def test_wrong_settings_end_in_a_message(override, message, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "stop_like_ctrl_c", lambda: None)
+    with pytest.raises(SystemExit, match=message):
+        module.main(configure(dataset, tmp_path, override))
