@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import zarr
 from hydra import compose, initialize_config_dir
 from paths import REPOSITORY, SHARED
 
@@ -97,6 +99,72 @@ def test_reads_robomimics_own_files():
     sizes = {k: v.shape[1] for k, v in demonstrations.observations.items()}
     assert sizes == KEYS | {"object": 10}
     assert demonstrations.actions.shape == (demonstrations.episode_ends[-1], 7)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lifts_cube_is_seen_from_the_hand_whichever_simulator_recorded_it(tmp_path, sign):
+    """Robomimic's files, of robosuite 1.4 and older, go from the cube to the hand."""
+    rng = np.random.default_rng(0)
+    cube, hand = rng.standard_normal((2, 8, 3))
+    with h5py.File(tmp_path / "lift.hdf5", "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"] = np.zeros((8, 7))
+        demo["obs/robot0_eef_pos"] = hand
+        demo["obs/object"] = np.hstack([cube, np.ones((8, 4)), sign * (cube - hand)])
+    seen = load_demonstrations(tmp_path / "lift.hdf5", ["object"], "delta").observations["object"]
+    np.testing.assert_allclose(seen[:, 7:], cube - hand, atol=1e-6)
+    np.testing.assert_allclose(seen[:, :3], cube, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [
+        {"type": "OSC_POSE", "control_delta": False},
+        [{"type": "BASIC", "body_parts": {"right": {"input_type": "absolute"}}}] * 2,
+    ],
+)
+def test_absolute_poses_are_not_taken_for_deltas(dataset, controller):
+    with h5py.File(dataset, "a") as file:
+        meta = {"env_name": "Lift", "env_kwargs": {"controller_configs": controller}}
+        file["data"].attrs["env_args"] = json.dumps(meta)
+    with pytest.raises(ValueError, match="expected deltas as 'actions'"):
+        load_demonstrations(dataset, ["object"], "delta")
+    load_demonstrations(dataset, ["object"], "absolute")
+
+
+ARRAY = {"shape": [1], "chunks": [1], "dtype": "|O", "fill_value": None, "order": "C"}
+PICKLE_CODEC = {"id": "pickle", "protocol": 5}
+RUNNING_CODE = {
+    "filter": {"data/state/.zarray": ARRAY | {"filters": [PICKLE_CODEC], "compressor": None}},
+    "compressor": {"data/action/.zarray": ARRAY | {"filters": None, "compressor": PICKLE_CODEC}},
+    "consolidated": {
+        "data/state/.zarray": ARRAY | {"filters": None, "compressor": None},
+        ".zmetadata": {"metadata": {"data/state/.zarray": ARRAY | {"filters": [PICKLE_CODEC]}}},
+    },
+    "format 3": {"meta/episode_ends/zarr.json": {"codecs": [{"name": "numcodecs.pickle"}]}},
+}
+
+
+@pytest.mark.parametrize("files", RUNNING_CODE.values(), ids=RUNNING_CODE)
+def test_an_array_that_could_run_code_is_refused_before_it_is_read(tmp_path, monkeypatch, files):
+    for name, metadata in files.items():
+        path = tmp_path / "demos.zarr" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(metadata | {"zarr_format": 2}))
+    monkeypatch.delattr("checkpoints.datasets.zarr.open")
+    with pytest.raises(ValueError, match="pickle'.* may run code"):
+        load_demonstrations(tmp_path / "demos.zarr", ["agent_pos"], "position")
+
+
+@pytest.mark.skipif(int(zarr.__version__[0]) < 3, reason="needs zarr 3, which writes both formats")
+@pytest.mark.parametrize("version", [2, 3])
+def test_reads_both_formats_of_zarr(tmp_path, version):
+    group = zarr.open_group(str(tmp_path / "demos.zarr"), mode="w", zarr_format=version)
+    group.create_array("data/state", data=np.ones((6, 5), np.float32))
+    group.create_array("data/action", data=np.ones((6, 2), np.float32))
+    group.create_array("meta/episode_ends", data=np.array([2, 6]))
+    read = load_demonstrations(tmp_path / "demos.zarr", ["agent_pos"], "position")
+    assert read.episode_ends.tolist() == [2, 6] and read.actions.shape == (6, 2)
 
 
 @pytest.mark.skipif(not PUSHT.exists(), reason="needs the recorded demonstrations")
