@@ -8,6 +8,7 @@ number of workers changes the file's contents.
 
 import itertools
 import json
+import logging
 import os
 import platform
 from contextlib import closing
@@ -22,7 +23,7 @@ import h5py
 import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 import asd_policy
@@ -30,13 +31,22 @@ import envs
 from asd_policy.policies import Policy
 from checkpoints.stopping import stop_like_ctrl_c
 from envs import demonstrators
-from envs.demonstrators.recording import Disturbed, Episode, Opening, record_episodes
+from envs.demonstrators.recording import (
+    Disturbed,
+    Episode,
+    FailedEpisode,
+    Opening,
+    record_episodes,
+)
 from envs.robomimic import RobomimicEnv
 from envs.specs import ActionMode
 from envs.task_env import Observation
 
 _OPENING_STREAM = 2
 """Keeps the length of a policy's opening apart from the simulator's random numbers."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class CollectError(Exception):
@@ -99,9 +109,9 @@ class DemoFile:
         """Seeds whose episodes failed."""
         return [int(seed) for seed in self._data.attrs.get("failed_seeds", [])]
 
-    def add(self, episode: Episode) -> None:
+    def add(self, episode: Episode | FailedEpisode) -> None:
         """Write one episode; a failed one only leaves its seed."""
-        if not episode.success:
+        if isinstance(episode, FailedEpisode) or not episode.success:
             self._data.attrs["failed_seeds"] = [*self.failed_seeds, episode.seed]
         else:
             # Moved to its name only when complete, so that a crash leaves no half of an episode.
@@ -162,8 +172,10 @@ def collect(config: DictConfig) -> Path:
             while file.episodes < config.episodes:
                 episode = next(episodes)
                 file.add(episode)
-                bar.update(episode.success)
-                failed += not episode.success
+                if isinstance(episode, FailedEpisode):
+                    _log.warning("seed %d failed: %s", episode.seed, episode.error)
+                bar.update(file.episodes - bar.n)
+                failed = len(file.failed_seeds)
                 bar.set_postfix(failed=failed)
                 if failed > 3 * config.episodes + 10:
                     raise CollectError(f"{failed} episodes failed: is the simulation sound?")
@@ -210,7 +222,11 @@ def _opening(config: DictConfig) -> Opening | None:
 
 
 def _check(config: DictConfig) -> None:
-    task = envs.spec(config.task.name).name
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise CollectError(f"settings without a value: {missing}; give {missing[0]}=…")
+    spec = envs.spec(config.task.name)
+    task = spec.name
     if task not in demonstrators.names():
         raise CollectError(f"task={task}: there are demonstrators for {demonstrators.names()} only")
     for key, least in (
@@ -222,10 +238,15 @@ def _check(config: DictConfig) -> None:
     ):
         if config[key] < least:
             raise CollectError(f"{key}={config[key]}: expected at least {least}")
+    if config.opening_steps >= spec.max_episode_steps:
+        raise CollectError(
+            f"opening_steps={config.opening_steps}: expected less than the "
+            f"{spec.max_episode_steps} steps of an episode of {task}"
+        )
     if config.opening not in (None, "noise"):
-        spec = asd_policy.load_policy(config.opening, device="cpu").spec
-        if spec.task != task:
-            raise CollectError(f"opening={config.opening}: a policy for {spec.task}, not {task}")
+        policy = asd_policy.load_policy(config.opening, device="cpu").spec
+        if policy.task != task:
+            raise CollectError(f"opening={config.opening}: a policy for {policy.task}, not {task}")
     if not 0 <= config.valid_fraction < 1:
         raise CollectError(f"valid_fraction={config.valid_fraction}: expected one in [0, 1)")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,23 @@ class Demonstrations:
     actions: Tensor
     episode_ends: np.ndarray
 
+    def digest(self) -> str:
+        """SHA-256 of the content, wherever it was read from."""
+        digest = hashlib.sha256()
+        arrays = {key: self.observations[key].numpy() for key in sorted(self.observations)}
+        arrays |= {"action": self.actions.numpy(), "ends": self.episode_ends.astype(np.int64)}
+        for key, array in arrays.items():
+            digest.update(f"{key} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
 
 def load_demonstrations(
     paths: str | Path | Sequence[str | Path], keys: list[str], action_mode: str
 ) -> Demonstrations:
     """Read demonstrations: robomimic HDF5 files, or the PushT zarr of Chi et al.
+
+    Lift's ``object`` comes out as robosuite 1.5 lays it out, whichever version recorded it.
 
     Args:
         paths: ``*.hdf5`` or ``*.zarr``, one or several.
@@ -45,7 +59,8 @@ def load_demonstrations(
 
     Raises:
         FileNotFoundError: If there is nothing at the path.
-        ValueError: If the file is of neither kind, or lacks a key or the actions.
+        ValueError: If the file is of neither kind, lacks a key or the actions, says that its
+            actions are of another mode, or could run code.
     """
     several = [paths] if isinstance(paths, (str, Path)) else paths
     parts = [_load(Path(path), keys, action_mode) for path in several]
@@ -89,6 +104,13 @@ def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrat
     observations: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     actions: list[np.ndarray] = []
     with h5py.File(path, "r") as file:
+        if action_mode == "delta" and _absolute(
+            json.loads(file["data"].attrs.get("env_args", "0"))
+        ):
+            raise ValueError(
+                f"{path}: expected deltas as 'actions', but env_args says that the controller took "
+                "absolute poses; record deltas, or have both with `python -m checkpoints.collect`"
+            )
         # demo_10 comes after demo_9: the files are in the order of recording.
         names = sorted(file["data"], key=lambda name: int(name.rsplit("_", 1)[-1]))
         for name in names:
@@ -98,7 +120,10 @@ def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrat
                     raise ValueError(
                         f"{path}: {name}: no observation {key!r}; there are {sorted(demo['obs'])}"
                     )
-                observations[key].append(demo["obs"][key][:])
+                values = demo["obs"][key][:]
+                if key == "object" and _from_cube_to_hand(demo["obs"]):
+                    values[:, 7:] *= -1
+                observations[key].append(values)
             if action_key not in demo:
                 raise ValueError(
                     f"{path}: {name}: no {action_key!r}; record with `python -m "
@@ -113,7 +138,87 @@ def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrat
     )
 
 
+def _absolute(env_args: Any) -> bool:
+    """Whether a controller takes poses; up to robosuite 1.4 ``control_delta`` said so."""
+    if isinstance(env_args, list):
+        return any(_absolute(entry) for entry in env_args)
+    if not isinstance(env_args, dict):
+        return False
+    if env_args.get("control_delta") is False or env_args.get("input_type") == "absolute":
+        return True
+    return any(_absolute(entry) for entry in env_args.values())
+
+
+def _from_cube_to_hand(observations: Any) -> bool:
+    """Whether Lift's last three are those of robosuite 1.4 and older, from the cube to the hand.
+
+    Today's simulator gives them from the hand to the cube. The numbers tell: many copies of
+    Robomimic's files have lost the version in ``env_args``.
+    """
+    values = observations["object"][:]
+    if values.shape[1:] != (10,) or "robot0_eef_pos" not in observations:
+        return False
+    return np.allclose(values[:, 7:], observations["robot0_eef_pos"][:] - values[:, :3], atol=1e-5)
+
+
+_PLAIN_CODECS = {
+    "blosc",
+    "bytes",
+    "bz2",
+    "crc32c",
+    "delta",
+    "gzip",
+    "lz4",
+    "lzma",
+    "shuffle",
+    "transpose",
+    "zlib",
+    "zstd",
+}
+"""What may stand between the numbers and the file, by its names in zarr's formats 2 and 3."""
+
+
+def _refuse_code(store: Path, array: str) -> None:
+    """Look at an array's codecs before it is read: among those of numcodecs is ``pickle``."""
+    folders = [store / array, *(store / parent for parent in Path(array).parents)]
+    for folder in folders:  # a group may hold the metadata of its arrays, "consolidated"
+        for name in (".zarray", ".zmetadata", "zarr.json"):
+            path = folder / name
+            if not path.is_file():
+                continue
+            try:
+                codecs = set(_codecs(json.loads(path.read_bytes())))
+            except ValueError as error:
+                raise ValueError(f"{path}: not valid JSON: {error}") from error
+            if codecs - _PLAIN_CODECS:
+                raise ValueError(
+                    f"{path}: codecs {sorted(codecs - _PLAIN_CODECS)} may run code that comes with "
+                    f"the data: expected {sorted(_PLAIN_CODECS)} alone; store the arrays anew with "
+                    "one of them"
+                )
+
+
+def _codecs(metadata: Any) -> Iterator[str]:
+    if isinstance(metadata, list):
+        for entry in metadata:
+            yield from _codecs(entry)
+    if not isinstance(metadata, dict):
+        return
+    for field, value in metadata.items():
+        if field not in ("filters", "compressor", "codecs"):
+            yield from _codecs(value)
+            continue
+        for codec in value if isinstance(value, list) else [value]:
+            if isinstance(codec, dict):
+                yield from (str(codec[key]) for key in ("id", "name") if key in codec)
+            elif codec is not None:
+                yield str(codec)
+
+
 def _load_pusht(path: Path, keys: list[str]) -> Demonstrations:
+    arrays = ["data/state", "data/action", "meta/episode_ends"]
+    for array in arrays + ["data/img"] * ("image" in keys):
+        _refuse_code(path, array)
     group: Any = zarr.open(str(path), mode="r")  # zarr 2 and 3 are typed differently
     state = group["data/state"][:]
     # The recorded keypoints lag the recorded pose by a contact step: both the training data and

@@ -1,7 +1,8 @@
 """Train a diffusion policy: ``python -m checkpoints.train task=pusht dataset=PATH``.
 
 A run can be stopped at any time and goes on where it was: the batches depend on the seed and the
-step alone, and the state is written every ``save_every`` steps and on Ctrl-C.
+step alone, and the state is written every ``save_every`` steps and on Ctrl-C. It goes on with the
+data that it began with alone, wherever that lies now.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 import asd_policy
-from asd_policy.formats.native import Checkpoint, load_checkpoint, save_checkpoint
+from asd_policy.formats.native import (
+    CONFIG_FILE,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
 from asd_policy.policies.normalizer import Normalizer
 from asd_policy.policies.observation import features
 from asd_policy.policies.rotation import ARM_6D, pose_to_6d
@@ -31,7 +38,7 @@ from asd_policy.policies.spec import ObservationKey, PolicySpec
 from asd_policy.sampling import CleanPrediction, Parametrization
 from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
 from checkpoints.optimizers import build_optimizers
-from checkpoints.stopping import stop_like_ctrl_c
+from checkpoints.stopping import stop_like_ctrl_c, uninterrupted
 
 
 class ChunkData:
@@ -81,6 +88,7 @@ class ChunkData:
             )
         )
         self._obs_horizon = spec.obs_horizon
+        self.digest = demonstrations.digest()
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -127,6 +135,10 @@ class Trainer:
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizers = build_optimizers(config, self.network)
         self.step = 0
+        # What the paths in the configuration stand for: files may be replaced, or move.
+        self.sources = {"dataset": data.digest}
+        if config.initial is not None:
+            self.sources["initial"] = weights_digest(config.initial)
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
@@ -147,7 +159,11 @@ class Trainer:
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     def update(self) -> float:
-        """One optimiser step on the denoising loss (Ho et al. 2020, eq. 14); returns the loss."""
+        """One optimiser step on the denoising loss (Ho et al. 2020, eq. 14); returns the loss.
+
+        Raises:
+            FloatingPointError: If the loss or its gradient is not finite; nothing was moved then.
+        """
         # Every draw is keyed by the step, so that a resumed run sees the batches it would have.
         seed = self.config.seed * 1_000_003 + self.step
         draw = torch.Generator().manual_seed(seed)
@@ -169,7 +185,13 @@ class Trainer:
                 group["lr"] = self.learning_rate()
         self.network.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise FloatingPointError(
+                f"step {self.step}: expected a finite loss and gradient, got {loss.item()} and one "
+                f"of norm {norm.item()}; look for NaN in the data, or take a lower learning_rate "
+                "and another output=…"
+            )
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
@@ -182,6 +204,9 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         for average, weight in zip(self.ema.parameters(), self.network.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)
+        # The statistics of batch norms are averages already.
+        for kept, value in zip(self.ema.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(value)
 
     def save_state(self, path: Path) -> None:
         """Write the run's state atomically."""
@@ -189,6 +214,7 @@ class Trainer:
         torch.save(
             {
                 "config": OmegaConf.to_container(self.config),
+                "sources": self.sources,
                 "step": self.step,
                 "network": self.network.state_dict(),
                 "ema": self.ema.state_dict(),
@@ -199,10 +225,10 @@ class Trainer:
         os.replace(temporary, path)
 
     def load_state(self, path: Path) -> None:
-        """Go on from a state that the same configuration wrote.
+        """Go on from a state that the same configuration wrote, from the same data.
 
         Raises:
-            ValueError: If the state was written under another configuration.
+            ValueError: If the state was written under another configuration, or from other data.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         # Where the data and the run lie and how often it reports do not change what is learned.
@@ -217,6 +243,14 @@ class Trainer:
             raise ValueError(
                 f"{path} was written with other values of {sorted(changed)}: restore them, or "
                 "choose another output=… for a new run"
+            )
+        # States of earlier versions do not say what they were made from.
+        known = state.get("sources", self.sources)
+        replaced = sorted(key for key in self.sources if known.get(key) != self.sources[key])
+        if replaced:
+            raise ValueError(
+                f"{path} was written from other contents of {replaced}: restore them, or choose "
+                "another output=… for a new run"
             )
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
@@ -290,14 +324,19 @@ def train(config: DictConfig) -> Path:
     """Train, or go on training, as ``configs/train.yaml`` describes.
 
     Returns:
-        The folder of the finished checkpoint.
+        The folder of the finished checkpoint, which a run that was at its end leaves as it is.
 
     Raises:
         FileNotFoundError: If there are no demonstrations.
-        ValueError: If they cannot be read, the output holds a run of another recipe, or the initial
-            checkpoint is another policy's.
-        asd_policy.CheckpointError: If the initial checkpoint cannot be read.
+        ValueError: If a setting is missing, the demonstrations cannot be read, the output holds a
+            run of another recipe or other data, or the initial checkpoint is another policy's.
+        FloatingPointError: If training diverges; the state that was last written stays.
+        asd_policy.AsdPolicyError: If there is no such policy, or the initial checkpoint cannot be
+            read.
     """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ValueError(f"settings without a value: {missing}; give {missing[0]}=…")
     torch.set_num_threads(config.threads)
     spec = policy_spec(config)
     keys = [entry.key for entry in spec.observations]
@@ -315,20 +354,28 @@ def train(config: DictConfig) -> Path:
     state = output / "train_state.pt"
     if state.exists():
         trainer.load_state(state)
-    average = math.nan
+    begun, average = trainer.step, math.nan
     with tqdm(total=config.steps, initial=trainer.step, desc=config.task.name) as progress:
         try:
             while trainer.step < config.steps:
-                loss = trainer.update()
+                with uninterrupted():
+                    loss = trainer.update()
                 average = loss if math.isnan(average) else 0.99 * average + 0.01 * loss
                 progress.update()
                 progress.set_postfix(loss=f"{average:.4f}", refresh=False)
                 if trainer.step % config.save_every == 0:
                     trainer.save_state(state)
-        finally:
+        except FloatingPointError:
+            raise  # the weights may be spoilt already: the state last written is worth more
+        except BaseException:
             trainer.save_state(state)
-    trainer.export(output / "checkpoint")
-    return output / "checkpoint"
+            raise
+    finished = output / "checkpoint"
+    # A checkpoint that is there may have been given a gain since.
+    if trainer.step > begun or not (finished / CONFIG_FILE).is_file():
+        trainer.export(finished)
+        trainer.save_state(state)  # after it: a state at its end says that the checkpoint is there
+    return finished
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
@@ -339,7 +386,12 @@ def main(config: DictConfig) -> None:
         print(f"wrote {train(config)}")
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on from here") from None
-    except (FileNotFoundError, ValueError, asd_policy.CheckpointError) as error:
+    except (
+        FileNotFoundError,
+        ValueError,
+        FloatingPointError,
+        asd_policy.AsdPolicyError,
+    ) as error:
         raise SystemExit(f"train: {error}") from error
 
 

@@ -11,6 +11,7 @@ error that names it.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -78,10 +79,11 @@ class Checkpoint:
 def save_checkpoint(
     checkpoint: Checkpoint, directory: str | Path, *, stored: torch.dtype = torch.float32
 ) -> None:
-    """Write a checkpoint folder in one move: it is either the old one, or the new one, whole.
+    """Write a checkpoint folder beside the old one, and let it take the old one's place, whole.
 
-    Other files in the folder (a card, say) are kept; a gain is not, since it belongs to the old
-    weights.
+    That takes two renames: a process killed between them leaves no folder, but the old one as
+    ``.NAME.….old``, which the next save puts back first. Other files in the folder (a card, say)
+    are kept; a gain only if configuration and weights are what they were, since it belongs to them.
 
     Args:
         checkpoint: What to write.
@@ -99,6 +101,8 @@ def save_checkpoint(
     if directory.exists() and not directory.is_dir():
         raise CheckpointError(f"{directory}: expected a folder or nothing, found a file")
     directory.parent.mkdir(parents=True, exist_ok=True)
+    if not directory.exists():
+        _put_back(directory)
     config = {
         "format": FORMAT,
         "version": VERSION,
@@ -117,10 +121,11 @@ def save_checkpoint(
         staging.chmod(0o755)
         if directory.exists():
             shutil.copytree(directory, staging, dirs_exist_ok=True)
-            (staging / GAIN_FILE).unlink(missing_ok=True)
         (staging / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         (staging / WEIGHTS_FILE).write_bytes(save(contents))
+        if not all(_same_file(directory / n, staging / n) for n in (CONFIG_FILE, WEIGHTS_FILE)):
+            (staging / GAIN_FILE).unlink(missing_ok=True)
         # A folder cannot replace a folder that is not empty: the old one steps aside first.
         retired = staging.with_name(staging.name + ".old")
         if directory.exists():
@@ -135,6 +140,17 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _put_back(directory: Path) -> None:
+    """Undo the first rename of a save that was killed before its second."""
+    for retired in directory.parent.glob(f".{glob.escape(directory.name)}.*.old"):
+        os.replace(retired, directory)
+        return
+
+
+def _same_file(old: Path, new: Path) -> bool:
+    return old.is_file() and old.read_bytes() == new.read_bytes()
 
 
 def load_checkpoint(directory: str | Path) -> Checkpoint:

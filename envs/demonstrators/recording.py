@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
+import traceback
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -53,6 +54,19 @@ class Episode:
     model_xml: str
     style: str
     env_meta: str
+
+
+@dataclass(frozen=True)
+class FailedEpisode:
+    """An episode that ended in an exception.
+
+    Attributes:
+        seed: Seed that `reset` was given.
+        error: The traceback.
+    """
+
+    seed: int
+    error: str
 
 
 def record_episode(
@@ -145,12 +159,12 @@ def record_episodes(
     tail: int,
     workers: int,
     opening: Opening | None = None,
-) -> Generator[Episode, None, None]:
+) -> Generator[Episode | FailedEpisode, None, None]:
     """Yield one episode per seed, in the order of the seeds, whatever the number of workers."""
     if workers == 1:
         env = _make_env(task)
         try:
-            yield from (record_episode(env, seed, tail, opening) for seed in seeds)
+            yield from (_attempt(env, seed, tail, opening) for seed in seeds)
         finally:
             env.close()
         return
@@ -159,7 +173,7 @@ def record_episodes(
         workers, multiprocessing.get_context("spawn"), _start_worker, (task, opening)
     )
     try:
-        pending: deque[Future[Episode]] = deque()
+        pending: deque[Future[Episode | FailedEpisode]] = deque()
         for seed in seeds:
             pending.append(pool.submit(_record_in_worker, seed, tail))
             if len(pending) > 2 * workers:
@@ -167,6 +181,16 @@ def record_episodes(
         yield from (future.result() for future in pending)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _attempt(
+    env: RobomimicEnv, seed: int, tail: int, opening: Opening | None
+) -> Episode | FailedEpisode:
+    try:
+        return record_episode(env, seed, tail, opening)
+    except Exception:
+        # It depends on the seed alone, so raised again it would stop every run at this seed.
+        return FailedEpisode(seed, traceback.format_exc())
 
 
 def _make_env(task: str) -> RobomimicEnv:
@@ -187,5 +211,5 @@ def _start_worker(task: str, opening: Opening | None) -> None:
     _worker_env, _worker_opening = _make_env(task), opening
 
 
-def _record_in_worker(seed: int, tail: int) -> Episode:
-    return record_episode(_worker_env, seed, tail, _worker_opening)
+def _record_in_worker(seed: int, tail: int) -> Episode | FailedEpisode:
+    return _attempt(_worker_env, seed, tail, _worker_opening)

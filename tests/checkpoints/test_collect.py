@@ -15,6 +15,7 @@ pytest.importorskip("robosuite")
 
 from checkpoints import collect as module  # noqa: E402
 from checkpoints.collect import CollectError, collect  # noqa: E402
+from envs.demonstrators import recording  # noqa: E402
 
 pytestmark = pytest.mark.sim
 
@@ -134,6 +135,23 @@ def test_failures_are_counted_and_not_kept(tmp_path, monkeypatch):
         assert file["data/demo_0"].attrs["seed"] == 501
 
 
+def test_an_exception_in_an_episode_is_a_failure_that_is_told(tmp_path, monkeypatch, caplog):
+    honest = recording.record_episode
+
+    def record_or_raise(env, seed, *rest):
+        if seed == 500:
+            raise FloatingPointError("the solver diverged")
+        return honest(env, seed, *rest)
+
+    monkeypatch.setattr(recording, "record_episode", record_or_raise)
+    path = collect(configured("episodes=1", f"output={tmp_path / 'a.hdf5'}", "seed=500"))
+
+    with h5py.File(path) as file:
+        assert list(file["data"].attrs["failed_seeds"]) == [500]
+        assert file["data/demo_0"].attrs["seed"] == 501
+    assert "seed 500 failed" in caplog.text and "the solver diverged" in caplog.text
+
+
 def test_goes_on_from_where_noise_or_a_policy_got_to(tmp_path):
     """The demonstration begins in the middle, in the state that the opening left, and succeeds."""
     policy = save_tiny_policy("lift", tmp_path / "policy", scale=1.0, offset=0.0)
@@ -162,6 +180,8 @@ def test_goes_on_from_where_noise_or_a_policy_got_to(tmp_path):
         ("workers=0", "workers=0"),
         ("valid_fraction=1.0", r"\[0, 1\)"),
         ("task=pusht", "demonstrators for"),
+        ("opening_steps=400", "less than the 400 steps of an episode of lift"),
+        ("output=???", r"without a value: \['output'\]; give output="),
     ],
 )
 def test_impossible_settings_are_named(override, message, tmp_path):

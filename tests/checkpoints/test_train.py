@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
+
 import h5py
 import numpy as np
 import pytest
 import torch
+import zarr
 from hydra import compose, initialize_config_dir
 from paths import REPOSITORY, SHARED
 
 import asd_policy
 from asd_policy.formats import load_checkpoint
-from checkpoints.datasets import load_demonstrations, window_indices
+from asd_policy.sampling import CleanPrediction
+from checkpoints import train as module
+from checkpoints.datasets import Demonstrations, load_demonstrations, window_indices
 from checkpoints.optimizers import build_optimizers
 from checkpoints.train import ChunkData, Trainer, policy_spec, train
 
@@ -91,6 +99,72 @@ def test_reads_robomimics_own_files():
     sizes = {k: v.shape[1] for k, v in demonstrations.observations.items()}
     assert sizes == KEYS | {"object": 10}
     assert demonstrations.actions.shape == (demonstrations.episode_ends[-1], 7)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lifts_cube_is_seen_from_the_hand_whichever_simulator_recorded_it(tmp_path, sign):
+    """Robomimic's files, of robosuite 1.4 and older, go from the cube to the hand."""
+    rng = np.random.default_rng(0)
+    cube, hand = rng.standard_normal((2, 8, 3))
+    with h5py.File(tmp_path / "lift.hdf5", "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"] = np.zeros((8, 7))
+        demo["obs/robot0_eef_pos"] = hand
+        demo["obs/object"] = np.hstack([cube, np.ones((8, 4)), sign * (cube - hand)])
+    seen = load_demonstrations(tmp_path / "lift.hdf5", ["object"], "delta").observations["object"]
+    np.testing.assert_allclose(seen[:, 7:], cube - hand, atol=1e-6)
+    np.testing.assert_allclose(seen[:, :3], cube, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [
+        {"type": "OSC_POSE", "control_delta": False},
+        [{"type": "BASIC", "body_parts": {"right": {"input_type": "absolute"}}}] * 2,
+    ],
+)
+def test_absolute_poses_are_not_taken_for_deltas(dataset, controller):
+    with h5py.File(dataset, "a") as file:
+        meta = {"env_name": "Lift", "env_kwargs": {"controller_configs": controller}}
+        file["data"].attrs["env_args"] = json.dumps(meta)
+    with pytest.raises(ValueError, match="expected deltas as 'actions'"):
+        load_demonstrations(dataset, ["object"], "delta")
+    load_demonstrations(dataset, ["object"], "absolute")
+
+
+ARRAY = {"shape": [1], "chunks": [1], "dtype": "|O", "fill_value": None, "order": "C"}
+PICKLE_CODEC = {"id": "pickle", "protocol": 5}
+RUNNING_CODE = {
+    "filter": {"data/state/.zarray": ARRAY | {"filters": [PICKLE_CODEC], "compressor": None}},
+    "compressor": {"data/action/.zarray": ARRAY | {"filters": None, "compressor": PICKLE_CODEC}},
+    "consolidated": {
+        "data/state/.zarray": ARRAY | {"filters": None, "compressor": None},
+        ".zmetadata": {"metadata": {"data/state/.zarray": ARRAY | {"filters": [PICKLE_CODEC]}}},
+    },
+    "format 3": {"meta/episode_ends/zarr.json": {"codecs": [{"name": "numcodecs.pickle"}]}},
+}
+
+
+@pytest.mark.parametrize("files", RUNNING_CODE.values(), ids=RUNNING_CODE)
+def test_an_array_that_could_run_code_is_refused_before_it_is_read(tmp_path, monkeypatch, files):
+    for name, metadata in files.items():
+        path = tmp_path / "demos.zarr" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(metadata | {"zarr_format": 2}))
+    monkeypatch.delattr("checkpoints.datasets.zarr.open")
+    with pytest.raises(ValueError, match="pickle'.* may run code"):
+        load_demonstrations(tmp_path / "demos.zarr", ["agent_pos"], "position")
+
+
+@pytest.mark.skipif(int(zarr.__version__[0]) < 3, reason="needs zarr 3, which writes both formats")
+@pytest.mark.parametrize("version", [2, 3])
+def test_reads_both_formats_of_zarr(tmp_path, version):
+    group = zarr.open_group(str(tmp_path / "demos.zarr"), mode="w", zarr_format=version)
+    group.create_array("data/state", data=np.ones((6, 5), np.float32))
+    group.create_array("data/action", data=np.ones((6, 2), np.float32))
+    group.create_array("meta/episode_ends", data=np.array([2, 6]))
+    read = load_demonstrations(tmp_path / "demos.zarr", ["agent_pos"], "position")
+    assert read.episode_ends.tolist() == [2, 6] and read.actions.shape == (6, 2)
 
 
 @pytest.mark.skipif(not PUSHT.exists(), reason="needs the recorded demonstrations")
@@ -344,3 +418,129 @@ def test_a_policy_is_trained_on_with_its_normalisers(dataset, tmp_path):
         assert torch.equal(now.normalizers[key].scale, normalizer.scale)
     with pytest.raises(ValueError, match="another policy"):
         train(configure(dataset, tmp_path / "third", f"initial={first}", "policy.action_horizon=4"))
+
+
+def edit_actions(dataset, change):
+    with h5py.File(dataset, "a") as file:
+        actions = file["data/demo_9/actions"]
+        actions[:] = change(actions[:])
+
+
+def test_a_run_is_continued_with_its_own_data_alone_wherever_that_lies(dataset, tmp_path):
+    first = train(configure(dataset, tmp_path / "run"))
+    before = (first / "model.safetensors").read_bytes()
+    moved = shutil.copy(dataset, tmp_path / "moved.hdf5")
+    train(configure(moved, tmp_path / "run"))
+    edit_actions(dataset, lambda actions: 2 * actions)
+    with pytest.raises(ValueError, match=r"other contents of \['dataset'\].*another output"):
+        train(configure(dataset, tmp_path / "run"))
+    assert (first / "model.safetensors").read_bytes() == before
+    # A state of an earlier version does not say what it was made from.
+    state = torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)
+    del state["sources"]
+    torch.save(state, tmp_path / "run" / "train_state.pt")
+    train(configure(dataset, tmp_path / "run"))
+
+
+def test_a_run_is_not_continued_from_another_initial_policy(dataset, tmp_path):
+    initial = train(configure(dataset, tmp_path / "initial"))
+    train(configure(dataset, tmp_path / "run", f"initial={initial}"))
+    shutil.rmtree(tmp_path / "initial")
+    train(configure(dataset, tmp_path / "initial", "seed=1"))
+    with pytest.raises(ValueError, match=r"other contents of \['initial'\]"):
+        train(configure(dataset, tmp_path / "run", f"initial={initial}"))
+
+
+def test_a_finished_run_leaves_its_checkpoint_and_gain_as_they_are(dataset, tmp_path):
+    folder = train(configure(dataset, tmp_path))
+    (folder / "gain.safetensors").write_bytes(b"fitted since")
+    train(configure(dataset, tmp_path))
+    assert (folder / "gain.safetensors").read_bytes() == b"fitted since"
+    shutil.rmtree(folder)
+    assert train(configure(dataset, tmp_path)) == folder
+    load_checkpoint(folder)
+
+
+def test_a_run_that_diverges_keeps_the_state_last_written(dataset, tmp_path, monkeypatch):
+    config = configure(dataset, tmp_path, "save_every=5")
+    honest = CleanPrediction.target
+
+    def spoilt(self, *arguments):
+        steps.append(None)
+        return honest(self, *arguments) * (np.nan if len(steps) == 8 else 1.0)
+
+    steps = []
+    monkeypatch.setattr(CleanPrediction, "target", spoilt)
+    with pytest.raises(FloatingPointError, match="step 7: expected a finite loss.*learning_rate"):
+        train(config)
+    state = torch.load(tmp_path / "train_state.pt", weights_only=True)
+    assert state["step"] == 5
+    assert all(bool(torch.isfinite(weight).all()) for weight in state["network"].values())
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_an_update_takes_effect_after_it(
+    dataset, tmp_path, monkeypatch, number
+):
+    whole = train(configure(dataset, tmp_path / "whole"))
+    honest = Trainer._update_ema
+
+    def interrupted(trainer):
+        if trainer.step == 7:
+            os.kill(os.getpid(), number)
+        honest(trainer)
+
+    previous = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Trainer, "_update_ema", interrupted)
+    try:
+        module.stop_like_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            train(configure(dataset, tmp_path / "parts"))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    monkeypatch.undo()
+    parts = train(configure(dataset, tmp_path / "parts"))
+    expected = load_checkpoint(whole).network.state_dict()
+    found = load_checkpoint(parts).network.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_the_average_has_the_statistics_of_batch_norms(tmp_path):
+    options = [
+        "task=pusht_image",
+        "task.action_mode=position",
+        "policy=chi_unet_image",
+        "policy.encoder.widths=[16,16,16,16]",
+        "policy.encoder.blocks=[1,1,1,1]",
+        "policy.encoder.norm=batch",
+        "batch_size=2",
+        *UNET,
+    ]
+    config = configure("none", tmp_path, *options)
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (20, 96, 96, 3), np.uint8))
+    seen = {"image": images, "agent_pos": torch.rand(20, 2)}
+    spec = policy_spec(config)
+    data = ChunkData(Demonstrations(seen, torch.rand(20, 2), np.array([20])), spec)
+    trainer = Trainer(config, spec, data)
+    fresh = {name: value.clone() for name, value in trainer.ema.named_buffers()}
+    trainer.update()
+    trained = dict(trainer.network.named_buffers())
+    averages = {name: v for name, v in trainer.ema.named_buffers() if "running_mean" in name}
+    assert averages
+    for name, value in averages.items():
+        assert torch.equal(value, trained[name]) and not torch.equal(value, fresh[name])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset=???", r"train: settings without a value: \['dataset'\]; give dataset="),
+        ("policy.prediction=noise", "train: .*unknown prediction 'noise'"),
+    ],
+)
+def test_wrong_settings_end_in_a_message(override, message, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "stop_like_ctrl_c", lambda: None)
+    with pytest.raises(SystemExit, match=message):
+        module.main(configure(dataset, tmp_path, override))

@@ -103,8 +103,13 @@ def test_other_weights_refuse_it(tiny_gain, tiny_folder, tiny_checkpoint, tmp_pa
         asd_policy.load_policy(tmp_path / "other", device="cpu")
 
 
-def test_saving_weights_drops_the_old_gain(tiny_gain, tiny_folder, tiny_checkpoint):
+def test_saving_keeps_the_gain_of_the_same_weights_alone(tiny_gain, tiny_folder, tiny_checkpoint):
     save_gain(tiny_gain, tiny_folder, {})
+    save_checkpoint(tiny_checkpoint, tiny_folder)
+    gain, _ = load_gain(tiny_folder, 1.0)
+    assert gain is not None
+    with torch.no_grad():
+        next(tiny_checkpoint.network.parameters()).add_(1e-3)
     save_checkpoint(tiny_checkpoint, tiny_folder)
     assert not (tiny_folder / FILE).exists()
 

@@ -70,6 +70,14 @@ def test_saving_again_keeps_the_card(tiny_checkpoint, tiny_folder):
     load_checkpoint(tiny_folder)
 
 
+def test_a_save_killed_between_its_renames_is_mended_by_the_next(tiny_checkpoint, tiny_folder):
+    (tiny_folder / "README.md").write_text("a card")
+    tiny_folder.rename(tiny_folder.with_name(".tiny.k1l2.old"))
+    save_checkpoint(tiny_checkpoint, tiny_folder)
+    assert (tiny_folder / "README.md").read_text() == "a card"
+    assert sorted(p.name for p in tiny_folder.parent.iterdir()) == ["tiny"]
+
+
 @pytest.mark.parametrize("stage", ["save", "os.replace"])
 def test_a_save_that_fails_leaves_the_old_checkpoint(
     tiny_checkpoint, tiny_folder, monkeypatch, stage
