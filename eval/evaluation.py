@@ -8,17 +8,18 @@ from pathlib import Path
 
 import envs
 from envs.errors import RenderError
-from eval import plots, report
+from eval import plots
 from eval.episodes import Episode, Experiment, Outcome, PlannedChunk
 from eval.errors import StoreError
 from eval.planning_time import latencies, time_planning
 from eval.processes import run_apart
 from eval.progress import Progress
 from eval.provenance import describe
+from eval.report import Report
 from eval.request import Request
 from eval.rollout import MakeEnv
 from eval.store import Store
-from eval.summary import Row, summarize
+from eval.summary import Row, missing, summarize
 from eval.video import film
 from eval.workers import Job, run_episodes
 
@@ -31,7 +32,7 @@ def evaluate(request: Request, command: str) -> bool:
         command: How the user asked for it, for the report.
 
     Returns:
-        Whether every episode that was to run has run to its end.
+        Whether every episode that was asked for has run to its end.
 
     Raises:
         StoreError: If stored results must not be mixed with new ones, or there are none to report.
@@ -41,13 +42,13 @@ def evaluate(request: Request, command: str) -> bool:
         for experiment in request.experiments:
             store.check_versions(experiment, request.episodes, provenance)
         run = store.begin_run(command, provenance)
-        complete = [
-            request.report_only or run_missing(request, experiment, store, run, experiment.make_env)
-            for experiment in request.experiments
-        ]
-        rows, filmed, commits = [], [], {}
+        if not request.report_only:
+            for experiment in request.experiments:
+                run_missing(request, experiment, store, run, experiment.make_env)
+        rows, gaps, filmed, commits = [], [], [], {}
         for experiment in request.experiments:
             outcomes = store.outcomes(experiment, request.episodes)
+            gaps += missing(experiment.task, request.episodes, outcomes, store.failed(experiment))
             if outcomes:
                 planned = _planning_times(request, experiment, store, run, provenance, outcomes)
                 rows += _report_task(request, experiment, outcomes, planned)
@@ -61,12 +62,13 @@ def evaluate(request: Request, command: str) -> bool:
         )
     if rows:
         steps = {experiment.task: experiment.num_steps for experiment in request.experiments}
-        report.write(request.output, rows, command, steps, provenance, commits)
-        print(f"\n{report.table(rows)}\n")
+        report = Report(command, request.samplers[0], rows, gaps, steps, provenance, commits)
+        report.write(request.output)
+        print(f"\n{report.text()}\n")
     for experiment, episode in filmed:
         _film(experiment, episode, request.output)
     print(f"results are in {request.output}")
-    return all(complete)
+    return not gaps
 
 
 def run_missing(

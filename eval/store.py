@@ -147,6 +147,19 @@ class Store(AbstractContextManager["Store"]):
                 found[episode] = Outcome(episode, steps, reward, bool(success), *counts)
         return found
 
+    def failed(self, experiment: Experiment) -> set[Episode]:
+        """The task's episodes that an exception has ended, at any time."""
+        rows = self._db.execute(
+            "SELECT checkpoint, sampler, seed, repeat FROM failures "
+            "WHERE task = ? AND max_steps = ?",
+            (experiment.task, experiment.max_steps),
+        )
+        return {
+            Episode(sampler, *key)
+            for checkpoint, sampler, *key in rows
+            if checkpoint == experiment.fingerprints.get(sampler)
+        }
+
     def commits(self, experiment: Experiment, episodes: Iterable[Episode]) -> list[str]:
         """The commits at which these episodes ran, the earliest first."""
         made_with = self._made_with(experiment, episodes)

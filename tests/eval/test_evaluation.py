@@ -1,0 +1,71 @@
+"""Whole evaluations in this process, of results that are planted in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from eval.episodes import Episode, Experiment, Failure, Outcome
+from eval.evaluation import evaluate
+from eval.provenance import describe
+from eval.request import Request
+from eval.store import Store
+
+pytest_plugins = ["eval_fixtures"]
+
+
+@pytest.fixture
+def request_(experiment: Experiment, tmp_path: Path) -> Request:
+    """A report on three seeds with two samplers."""
+    return Request(
+        experiments=(experiment,),
+        samplers=("ddpm", "refine:4"),
+        seeds=range(3),
+        repeats=1,
+        workers=1,
+        places={"pusht": 3},
+        videos=0,
+        planning_chunks=0,
+        output=tmp_path,
+        report_only=True,
+    )
+
+
+def keep(
+    request: Request,
+    episodes: Iterable[Episode],
+    failed: Iterable[Episode] = (),
+    **provenance: str,
+) -> None:
+    """Store episodes that ended, and some that failed."""
+    (experiment,) = request.experiments
+    with Store(request.store) as store:
+        run = store.begin_run("", {**describe("cpu"), **provenance})
+        for episode in episodes:
+            store.add(run, experiment, Outcome(episode, 20, 0.5, False, 3, 30, 30))
+        for episode in failed:
+            store.add(run, experiment, Failure(episode, "Traceback …"))
+
+
+def test_a_report_says_what_is_missing_and_what_failed(request_, tmp_path, capsys):
+    ddpm, refine = request_.episodes[:3], request_.episodes[3:]
+    # One that failed first and ran later is not missing.
+    keep(request_, ddpm[:2], failed=[ddpm[0], ddpm[2]])
+    assert not evaluate(request_, "")
+    line = "Missing: pusht ddpm 1 of 3 (1 failed); pusht refine:4 3 of 3 (0 failed). "
+    assert line in capsys.readouterr().out and line in (tmp_path / "results.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["missing"][0] == {
+        "task": "pusht", "sampler": "ddpm", "episodes": 1, "asked": 3, "failed": 1,
+    }  # fmt: skip
+    keep(request_, [ddpm[2], *refine])
+    assert evaluate(request_, "")
+    assert "Missing" not in capsys.readouterr().out + (tmp_path / "results.md").read_text()
+
+
+def test_the_baseline_is_the_first_sampler_even_without_episodes(request_, capsys):
+    keep(request_, request_.episodes[3:])
+    evaluate(request_, "")
+    assert "minus ddpm [95 %]" in capsys.readouterr().out
