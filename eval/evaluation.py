@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import envs
@@ -37,29 +37,27 @@ def evaluate(request: Request, command: str) -> bool:
     Raises:
         StoreError: If stored results must not be mixed with new ones, or there are none to report.
     """
-    provenance = describe(request.experiments[0].device)
-    with Store(request.store) as store:
+    now = describe(request.experiments[0].device)
+    with Store(request.store, read_only=request.report_only) as store:
+        provenance = _of_stored(request, store, now) if request.report_only else now
         for experiment in request.experiments:
             store.check_versions(experiment, request.episodes, provenance)
-        run = store.begin_run(command, provenance)
         if not request.report_only:
+            run = store.begin_run(command, provenance)
             for experiment in request.experiments:
                 run_missing(request, experiment, store, run, experiment.make_env)
+            for experiment in request.experiments:
+                _time_planning(request, experiment, store, run, provenance)
         rows, gaps, filmed, commits = [], [], [], {}
         for experiment in request.experiments:
             outcomes = store.outcomes(experiment, request.episodes)
             gaps += missing(experiment.task, request.episodes, outcomes, store.failed(experiment))
             if outcomes:
-                planned = _planning_times(request, experiment, store, run, provenance, outcomes)
+                planned = _planned(request, experiment, store, provenance)
                 rows += _report_task(request, experiment, outcomes, planned)
                 commits[experiment.task] = store.commits(experiment, request.episodes)
                 if not request.report_only:
                     filmed += [(experiment, episode) for episode in _to_film(request, outcomes)]
-    if request.report_only and not rows:
-        raise StoreError(
-            f"{request.store}: expected stored episodes to report, found none of these "
-            "tasks, checkpoints, samplers and seeds; run them without report_only=true"
-        )
     if rows:
         steps = {experiment.task: experiment.num_steps for experiment in request.experiments}
         report = Report(command, request.samplers[0], rows, gaps, steps, provenance, commits)
@@ -107,29 +105,60 @@ def run_missing(
     return left == 0
 
 
-def _planning_times(
+def _of_stored(request: Request, store: Store, now: Mapping[str, str]) -> dict[str, str]:
+    """What the newest stored episodes were made with; the commit is that of the report.
+
+    Raises:
+        StoreError: If there are none.
+    """
+    stored = [
+        made_with
+        for experiment in request.experiments
+        for made_with in store.made_with(experiment, request.episodes)
+    ]
+    if not stored:
+        raise StoreError(
+            f"{request.store}: expected stored episodes to report, found none of these "
+            "tasks, checkpoints, samplers and seeds; run them without report_only=true"
+        )
+    return {**stored[-1], "commit": now["commit"]}
+
+
+def _time_planning(
     request: Request,
     experiment: Experiment,
     store: Store,
     run: int,
     provenance: Mapping[str, str],
-    outcomes: Iterable[Episode],
-) -> list[PlannedChunk]:
-    """Planning times of this machine for all samplers that have run, measured if none are stored.
-
-    A report measures none.
-    """
-    if not request.planning_chunks:
-        return []
-    have_run = {request.samplers[0], *(episode.sampler for episode in outcomes)}
-    samplers = [sampler for sampler in request.samplers if sampler in have_run]
+) -> None:
+    """Measure the planning times of all samplers that have run, unless they are stored."""
+    samplers = _have_run(request, experiment, store)
+    if not samplers or _planned(request, experiment, store, provenance):
+        return
     chunks = request.planning_chunks
-    planned = store.planning(experiment, samplers, chunks, provenance)
-    if not planned and not request.report_only:
-        first = request.seeds[0]
-        planned = run_apart(time_planning, experiment, samplers, experiment.make_env, first, chunks)
-        store.add_planning(run, experiment, planned)
-    return planned
+    store.add_planning(
+        run,
+        experiment,
+        run_apart(
+            time_planning, experiment, samplers, experiment.make_env, request.seeds[0], chunks
+        ),
+    )
+
+
+def _planned(
+    request: Request, experiment: Experiment, store: Store, provenance: Mapping[str, str]
+) -> list[PlannedChunk]:
+    """The stored planning times of all samplers that have run; none if they are to be measured."""
+    samplers = _have_run(request, experiment, store)
+    return store.planning(experiment, samplers, request.planning_chunks, provenance)
+
+
+def _have_run(request: Request, experiment: Experiment, store: Store) -> list[str]:
+    """The samplers to be timed: those with episodes, and what they are compared with."""
+    ran = {episode.sampler for episode in store.outcomes(experiment, request.episodes)}
+    if not ran or not request.planning_chunks:
+        return []
+    return [sampler for sampler in request.samplers if sampler in {request.samplers[0], *ran}]
 
 
 def _report_task(

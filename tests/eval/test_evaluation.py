@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval.episodes import Episode, Experiment, Failure, Outcome
+from eval.errors import StoreError
 from eval.evaluation import evaluate
 from eval.provenance import describe
 from eval.request import Request
@@ -69,3 +71,24 @@ def test_the_baseline_is_the_first_sampler_even_without_episodes(request_, capsy
     keep(request_, request_.episodes[3:])
     evaluate(request_, "")
     assert "minus ddpm [95 %]" in capsys.readouterr().out
+
+
+def test_a_report_after_an_upgrade_is_of_what_is_stored(request_, tmp_path, capsys):
+    keep(request_, request_.episodes, torch="2.6.0", cpu="another")
+    before = request_.store.read_bytes()
+    assert evaluate(request_, "")
+    text = (tmp_path / "results.md").read_text()
+    assert "torch 2.6.0" in text and "cpu another" in text
+    assert request_.store.read_bytes() == before  # a report leaves no trace
+    keep(request_, request_.episodes[:1])
+    with pytest.raises(StoreError, match="torch 2.6.0"):
+        evaluate(request_, "")
+
+
+def test_a_report_makes_no_store(request_, tmp_path):
+    with pytest.raises(StoreError, match="found none"):
+        evaluate(replace(request_, output=tmp_path / "mistyped"), "")
+    assert not (tmp_path / "mistyped").exists()
+    keep(request_, [])
+    with pytest.raises(StoreError, match="expected stored episodes to report"):
+        evaluate(request_, "")
