@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def evaluate(request: Request, command: str) -> bool:
         command: How the user asked for it, for the report.
 
     Returns:
-        Whether every episode that was asked for has run to its end.
+        Whether every episode that was asked for has run to its end, and nothing else went wrong.
 
     Raises:
         StoreError: If stored results must not be mixed with new ones, or there are none to report.
@@ -42,12 +43,13 @@ def evaluate(request: Request, command: str) -> bool:
         provenance = _of_stored(request, store, now) if request.report_only else now
         for experiment in request.experiments:
             store.check_versions(experiment, request.episodes, provenance)
+        problems = []
         if not request.report_only:
             run = store.begin_run(command, provenance)
             for experiment in request.experiments:
                 run_missing(request, experiment, store, run, experiment.make_env)
             for experiment in request.experiments:
-                _time_planning(request, experiment, store, run, provenance)
+                problems += _time_planning(request, experiment, store, run, provenance)
         rows, gaps, filmed, commits = [], [], [], {}
         for experiment in request.experiments:
             outcomes = store.outcomes(experiment, request.episodes)
@@ -60,13 +62,14 @@ def evaluate(request: Request, command: str) -> bool:
                     filmed += [(experiment, episode) for episode in _to_film(request, outcomes)]
     if rows:
         steps = {experiment.task: experiment.num_steps for experiment in request.experiments}
-        report = Report(command, request.samplers[0], rows, gaps, steps, provenance, commits)
+        report = Report(
+            command, request.samplers[0], rows, gaps, problems, steps, provenance, commits
+        )
         report.write(request.output)
         print(f"\n{report.text()}\n")
-    for experiment, episode in filmed:
-        _film(experiment, episode, request.output)
+    made = [_film(experiment, episode, request.output) for experiment, episode in filmed]
     print(f"results are in {request.output}")
-    return not gaps
+    return not gaps and not problems and all(made)
 
 
 def run_missing(
@@ -130,19 +133,26 @@ def _time_planning(
     store: Store,
     run: int,
     provenance: Mapping[str, str],
-) -> None:
-    """Measure the planning times of all samplers that have run, unless they are stored."""
+) -> list[str]:
+    """Measure the planning times of all samplers that have run, unless they are stored.
+
+    Returns:
+        What went wrong, if anything: the episodes are to be reported in any case.
+    """
     samplers = _have_run(request, experiment, store)
     if not samplers or _planned(request, experiment, store, provenance):
-        return
-    chunks = request.planning_chunks
-    store.add_planning(
-        run,
-        experiment,
-        run_apart(
-            time_planning, experiment, samplers, experiment.make_env, request.seeds[0], chunks
-        ),
-    )
+        return []
+    first, chunks = request.seeds[0], request.planning_chunks
+    try:
+        planned = run_apart(time_planning, experiment, samplers, experiment.make_env, first, chunks)
+    except Exception as error:
+        traceback.print_exception(error)
+        cause = f"{type(error).__name__}: {error}"
+        return [
+            f"{experiment.task}: planning was not timed, as it failed from seed {first} on: {cause}"
+        ]
+    store.add_planning(run, experiment, planned)
+    return []
 
 
 def _planned(
@@ -185,9 +195,17 @@ def _to_film(request: Request, outcomes: Mapping[Episode, Outcome]) -> list[Epis
     return episodes[: request.videos]
 
 
-def _film(experiment: Experiment, episode: Episode, output: Path) -> None:
-    """Film an episode; a machine that cannot draw it has no video, but its results hold."""
+def _film(experiment: Experiment, episode: Episode, output: Path) -> bool:
+    """Film an episode; whether all went well.
+
+    A machine that cannot draw it has no video, and nothing is wrong with it.
+    """
     try:
         run_apart(film, experiment, episode, output / f"{experiment.task}_seed{episode.seed}.mp4")
     except RenderError as error:
         print(f"{experiment.task}: no video of {episode}, the results hold: {error}")
+    except Exception as error:
+        traceback.print_exception(error)
+        print(f"{experiment.task}: filming {episode} failed, the results hold", file=sys.stderr)
+        return False
+    return True

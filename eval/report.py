@@ -36,6 +36,7 @@ class Report:
         baseline: The sampler that the others are compared with.
         rows: The figures.
         missing: The episodes that were asked for and have no result.
+        problems: What else went wrong, in words.
         steps: Number of steps of each task's reverse process.
         provenance: What the figures were made with; its commit is that of this report.
         commits: Those at which each task's episodes ran, stored ones too.
@@ -45,13 +46,14 @@ class Report:
     baseline: str
     rows: Sequence[Row]
     missing: Sequence[Missing]
+    problems: Sequence[str]
     steps: Mapping[str, int]
     provenance: Mapping[str, str]
     commits: Mapping[str, Sequence[str]]
 
     def text(self) -> str:
         """The table, and what it lacks, for a terminal."""
-        return "\n\n".join([table(self.rows, self.baseline), *self._gaps()])
+        return "\n\n".join([table(self.rows, self.baseline), *self._lacks()])
 
     def write(self, folder: Path) -> None:
         """Write `results.md` and `results.json`."""
@@ -72,19 +74,21 @@ class Report:
             "commits": {task: list(at) for task, at in self.commits.items()},
             "rows": [asdict(row) for row in self.rows],
             "missing": [asdict(gap) for gap in self.missing],
+            "problems": list(self.problems),
         }
         (folder / "results.json").write_text(
             json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
-    def _gaps(self) -> list[str]:
-        if not self.missing:
-            return []
-        gaps = "; ".join(
-            f"{gap.task} {gap.sampler} {gap.episodes} of {gap.asked} ({gap.failed} failed)"
-            for gap in self.missing
-        )
-        return [f"Missing: {gaps}. {_PARTIAL}"]
+    def _lacks(self) -> list[str]:
+        lines = [f"{problem}." for problem in self.problems]
+        if self.missing:
+            gaps = "; ".join(
+                f"{gap.task} {gap.sampler} {gap.episodes} of {gap.asked} ({gap.failed} failed)"
+                for gap in self.missing
+            )
+            lines.insert(0, f"Missing: {gaps}. {_PARTIAL}")
+        return lines
 
 
 def table(rows: Sequence[Row], baseline: str) -> str:

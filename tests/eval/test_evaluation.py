@@ -92,3 +92,16 @@ def test_a_report_makes_no_store(request_, tmp_path):
     keep(request_, [])
     with pytest.raises(StoreError, match="expected stored episodes to report"):
         evaluate(request_, "")
+
+
+def test_a_report_is_written_where_timing_or_filming_fails(request_, experiment, tmp_path, capsys):
+    keep(request_, request_.episodes)
+    broken = replace(experiment, env_options={"action_mode": "nonsense"})
+    request = replace(request_, experiments=(broken,), report_only=False)
+    assert not evaluate(replace(request, planning_chunks=1), "")
+    assert "planning was not timed" in (tmp_path / "results.md").read_text()
+    assert "nonsense" in "".join(capsys.readouterr())
+    assert not evaluate(replace(request, videos=1), "")
+    output, errors = capsys.readouterr()
+    assert "| refine:4 " in output and "filming seed 0, repeat 0, sampler refine:4 failed" in errors
+    assert evaluate(request, "")

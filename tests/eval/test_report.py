@@ -75,7 +75,7 @@ def test_report_files_hold_command_table_and_versions(tmp_path, rows):
     made_with = {"torch": "2.9", "commit": "c3"}
     ran_at = {"pusht": ["a1", "b2"]}
     command = "python -m eval.success x"
-    report.Report(command, "ddpm", rows, [], {"pusht": 10}, made_with, ran_at).write(tmp_path)
+    report.Report(command, "ddpm", rows, [], [], {"pusht": 10}, made_with, ran_at).write(tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert command in text and report.table(rows, "ddpm") in text
     assert "torch 2.9" in text and "(pusht 10)" in text
