@@ -7,6 +7,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
+import asd_policy
 import envs
 from envs.errors import RenderError
 from eval import plots
@@ -21,6 +24,7 @@ from eval.request import Request
 from eval.rollout import MakeEnv
 from eval.store import Store
 from eval.summary import Row, missing, summarize
+from eval.trial import try_samplers
 from eval.video import film
 from eval.workers import Job, run_episodes
 
@@ -36,6 +40,7 @@ def evaluate(request: Request, command: str) -> bool:
         Whether every episode that was asked for has run to its end, and nothing else went wrong.
 
     Raises:
+        RequestError: If a sampler cannot run on one of the policies.
         StoreError: If stored results must not be mixed with new ones, or there are none to report.
     """
     now = describe(request.experiments[0].device)
@@ -45,6 +50,8 @@ def evaluate(request: Request, command: str) -> bool:
             store.check_versions(experiment, request.episodes, provenance)
         problems = []
         if not request.report_only:
+            for experiment in request.experiments:
+                _try_missing(request, experiment, store)
             run = store.begin_run(command, provenance)
             for experiment in request.experiments:
                 run_missing(request, experiment, store, run, experiment.make_env)
@@ -106,6 +113,16 @@ def run_missing(
             file=sys.stderr,
         )
     return left == 0
+
+
+def _try_missing(request: Request, experiment: Experiment, store: Store) -> None:
+    """Refuse samplers that could not run the episodes that are missing."""
+    stored = store.outcomes(experiment, request.episodes)
+    to_run = [episode.sampler for episode in request.episodes if episode not in stored]
+    if to_run:
+        torch.set_num_threads(1)
+        policy = asd_policy.load_policy(experiment.checkpoint, device=experiment.device)
+        try_samplers(policy.planner, dict.fromkeys(to_run))
 
 
 def _of_stored(request: Request, store: Store, now: Mapping[str, str]) -> dict[str, str]:

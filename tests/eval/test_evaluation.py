@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from asd_policy.formats import fingerprint
 from eval.episodes import Episode, Experiment, Failure, Outcome
-from eval.errors import StoreError
+from eval.errors import RequestError, StoreError
 from eval.evaluation import evaluate
 from eval.provenance import describe
 from eval.request import Request
@@ -105,3 +106,18 @@ def test_a_report_is_written_where_timing_or_filming_fails(request_, experiment,
     output, errors = capsys.readouterr()
     assert "| refine:4 " in output and "filming seed 0, repeat 0, sampler refine:4 failed" in errors
     assert evaluate(request, "")
+
+
+@pytest.mark.parametrize("sampler", ["asd:auto", "speculative-independent:4", "ddim:11"])
+def test_a_sampler_that_cannot_run_is_refused_before_any_episode(request_, experiment, sampler):
+    fingerprints = {**experiment.fingerprints, sampler: fingerprint(experiment.checkpoint)}
+    request = replace(
+        request_,
+        experiments=(replace(experiment, fingerprints=fingerprints),),
+        samplers=("ddpm", sampler),
+        report_only=False,
+    )
+    with pytest.raises(RequestError, match=f"sampler: {sampler} cannot run on this pusht policy"):
+        evaluate(request, "")
+    with Store(request.store) as store:
+        assert store.outcomes(request.experiments[0], request.episodes) == {}

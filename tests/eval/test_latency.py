@@ -243,6 +243,12 @@ def test_bad_values_are_refused(run, override, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_throughput_samplers_that_do_not_run_need_nothing(run):
+    status, _ = run("sampler=ddpm", "chunks=2", "act_steps=0", "environments=[]",
+                    "throughput_samplers=asd:auto")  # fmt: skip
+    assert status == 0
+
+
 def test_situations_of_another_policy_are_refused(run, situations, tmp_path, capsys):
     other = Situations(
         situations.history[:, :, :5].copy(), situations.previous, situations.seed, situations.chunk
