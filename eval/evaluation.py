@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import asd_policy
 import envs
 from envs.errors import RenderError
 from eval import plots
@@ -121,8 +120,7 @@ def _try_missing(request: Request, experiment: Experiment, store: Store) -> None
     to_run = [episode.sampler for episode in request.episodes if episode not in stored]
     if to_run:
         torch.set_num_threads(1)
-        policy = asd_policy.load_policy(experiment.checkpoint, device=experiment.device)
-        try_samplers(policy.planner, dict.fromkeys(to_run))
+        try_samplers(experiment.load_policy().planner, dict.fromkeys(to_run))
 
 
 def _of_stored(request: Request, store: Store, now: Mapping[str, str]) -> dict[str, str]:
