@@ -29,7 +29,8 @@ from eval.latency_acts import time_acts
 from eval.latency_measure import Measured, measure
 from eval.latency_report import Report
 from eval.processes import run_apart
-from eval.settings import device, is_whole, samplers, whole
+from eval.provenance import identify
+from eval.settings import device, is_whole, results_folder, samplers, whole
 from eval.situations import Situations, record
 from eval.trial import try_samplers
 
@@ -77,7 +78,7 @@ class Request:
             repetitions=whole(config, "repetitions", 1),
             measured=None if config.measured is None else Path(str(config.measured)),
             device=device(config),
-            output=Path(config.output or Path("outputs/latency") / checkpoint.resolve().name),
+            output=Path(config.output or results_folder("latency", checkpoint)),
         )
 
 
@@ -93,6 +94,7 @@ def run(config: DictConfig, command: str) -> Report:
     torch.set_num_threads(1)
     request = Request.from_config(config)
     policy = asd_policy.load_policy(request.checkpoint, device=request.device)
+    identity = identify(request.checkpoint)
     task = envs.spec(policy.spec.task)
     acts: dict[str, list[float]] = {}
     if request.measured is not None:
@@ -101,6 +103,13 @@ def run(config: DictConfig, command: str) -> Report:
             raise RequestError(
                 f"measured: {request.measured} is of a policy for {measured.task!r}, "
                 f"{request.checkpoint} is one for {task.name!r}"
+            )
+        known = measured.provenance.get("checkpoint", "none")
+        if known != identity:
+            raise RequestError(
+                f"measured: expected times of {request.checkpoint} ({identity[:12]}) in "
+                f"{request.measured}, got those of another checkpoint ({known[:12]}): name that, "
+                "or measure again"
             )
     else:
         several = request.throughput_samplers if request.environments else ()

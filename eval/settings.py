@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +66,16 @@ def samplers(config: DictConfig, key: str) -> tuple[Sampler, ...]:
     found = tuple(parse_sampler(name) for name in names(config, key))
     _check_different(key, [str(sampler) for sampler in found])
     return found
+
+
+def results_folder(kind: str, *checkpoints: Path) -> Path:
+    """Where results go if nobody says: by the checkpoints' names.
+
+    Training calls every checkpoint ``checkpoint``; its run's folder has the name then.
+    """
+    folders = [checkpoint.resolve() for checkpoint in checkpoints]
+    found = [f.parent.name if f.name == "checkpoint" else f.name for f in folders]
+    return Path("outputs") / kind / "+".join(found)
 
 
 def switch(config: DictConfig, key: str) -> bool:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from foreign import FOREIGN
 
 from asd_policy.sampling import speculative
 from asd_policy.sampling.coupling import Coupled
@@ -109,6 +110,7 @@ def test_a_respaced_chain_says_so(run, capsys):
         ("significance=often", "significance: expected a number"),
         ("device=abacus", "device: 'abacus' cannot be used"),
         ("checkpoint=nowhere", "missing"),
+        (f"checkpoint={FOREIGN}", f"asd_policy.formats.convert {FOREIGN} FOLDER"),
     ],
 )
 def test_a_wrong_request_is_one_clear_line(run, override, message, capsys):

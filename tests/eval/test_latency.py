@@ -9,10 +9,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from foreign import FOREIGN
 
 import asd_policy
 from asd_policy.sampling import parse_sampler
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, RequestError
 from eval.latency_measure import BatchTime, Measured, PlanTime, measure, time_plans
 from eval.latency_problem import Problem, turns
 from eval.latency_summary import Control, Distribution, check_auto, summarise, throughput
@@ -80,6 +81,11 @@ def test_what_is_measured_survives_its_file(checkpoint, situations, tmp_path):
     (tmp_path / "other.json").write_text('{"plans": [{"sampler": "ddpm"}]}')
     with pytest.raises(EvaluationError, match="not a file of measured latencies"):
         Measured.load(tmp_path / "other.json")
+
+
+def test_another_projects_file_is_refused_before_anything_is_measured(situations):
+    with pytest.raises(RequestError, match="formats.convert"):
+        measure(FOREIGN, situations, ["ddpm"], "cpu")
 
 
 def test_measuring_needs_no_simulator():
@@ -216,6 +222,11 @@ def test_command(run, tmp_path, capsys):
     assert status == 0 and again["acts"] == {}
     assert again["measured"] == results["measured"]
     assert [row["chunk"] for row in again["rows"]] == [row["chunk"] for row in results["rows"]]
+    # But not as another checkpoint's.
+    results["measured"]["provenance"]["checkpoint"] = "another"
+    (tmp_path / "other.json").write_text(json.dumps(results["measured"]))
+    status, _ = run(f"measured={tmp_path}/other.json")
+    assert status == 2 and "got those of another checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -233,6 +244,7 @@ def test_command(run, tmp_path, capsys):
         ("device=nonsense", "device: 'nonsense' cannot be used here"),
         ("situations=nowhere.safetensors", "nowhere.safetensors: not a file of situations"),
         ("measured=nowhere.json", "nowhere.json: not a file of measured latencies"),
+        (f"checkpoint={FOREIGN}", f"asd_policy.formats.convert {FOREIGN} FOLDER"),
     ],
 )
 def test_bad_values_are_refused(run, override, message, capsys):

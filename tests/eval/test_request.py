@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from foreign import FOREIGN
 from hydra import compose, initialize_config_dir
 
 from asd_policy import CheckpointError
@@ -31,6 +33,19 @@ def test_a_request_lists_its_episodes_sampler_by_sampler(checkpoint):
     (experiment,) = request.experiments
     assert (experiment.task, experiment.num_steps, experiment.max_steps) == ("pusht", 10, 300)
     assert request.output == Path("outputs/success/pusht")  # the checkpoint's name
+
+
+def test_checkpoints_of_two_trainings_have_folders_of_their_own(checkpoint, tmp_path):
+    """Training calls every checkpoint by the same name."""
+    for run in ("a", "b"):
+        shutil.copytree(checkpoint, tmp_path / run / "checkpoint")
+        request = read(f"checkpoint={tmp_path}/{run}/checkpoint")
+        assert request.output == Path("outputs/success") / run
+
+
+def test_another_projects_file_is_to_be_converted():
+    with pytest.raises(RequestError, match=f"formats.convert {FOREIGN} FOLDER"):
+        read("task=square", f"checkpoint={FOREIGN}")
 
 
 @pytest.mark.parametrize(
