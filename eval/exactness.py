@@ -196,11 +196,10 @@ def _planner(request: Request, policy: Policy) -> tuple[Planner, list[str]]:
                 "respaced chain: leave num_steps=null, or leave it out"
             )
     checkpoint = load_checkpoint(request.checkpoint)
-    chain = {
-        **checkpoint.spec.chain,
-        "num_steps": request.num_steps,
-        "num_train_steps": checkpoint.spec.chain.get("num_train_steps") or steps,
-    }
+    chain = {**checkpoint.spec.chain, "num_steps": request.num_steps}
+    if chain["name"] == "ddpm":
+        # Of the steps that the network was trained for; EDM's lie on a grid of any size.
+        chain["num_train_steps"] = chain.get("num_train_steps") or steps
     planner = Planner(
         replace(checkpoint.spec, chain=chain),
         checkpoint.network,
