@@ -91,14 +91,16 @@ def switch(config: DictConfig, key: str) -> bool:
 
 
 def device(config: DictConfig) -> str:
-    """The device to work on, which is there.
+    """The device to work on, which is there; ``auto`` by the name of what it comes to.
 
     Raises:
         RequestError: If PyTorch cannot use it.
     """
     name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device="cpu" if name == "auto" else name)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise RequestError(f"device: {name!r} cannot be used here: {error}") from error
     return str(name)

@@ -4,14 +4,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from foreign import FOREIGN
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from asd_policy import CheckpointError
 from envs.errors import UnknownTaskError
 from eval.episodes import Episode
 from eval.errors import RequestError
 from eval.request import Request
+from eval.settings import device
 
 pytest_plugins = ["eval_fixtures"]
 
@@ -41,6 +44,14 @@ def test_checkpoints_of_two_trainings_have_folders_of_their_own(checkpoint, tmp_
         shutil.copytree(checkpoint, tmp_path / run / "checkpoint")
         request = read(f"checkpoint={tmp_path}/{run}/checkpoint")
         assert request.output == Path("outputs/success") / run
+
+
+@pytest.mark.parametrize(("available", "found"), [(False, "cpu"), (True, "cuda")])
+def test_results_are_of_the_device_that_auto_comes_to(monkeypatch, available, found):
+    """Else those of CPU and GPU would lie in one store as if they were of the same."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert device(OmegaConf.create({"device": "auto"})) == found
 
 
 def test_another_projects_file_is_to_be_converted():
