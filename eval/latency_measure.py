@@ -21,6 +21,7 @@ import asd_policy
 from asd_policy.policies import Planner
 from asd_policy.sampling import Sampler, Speculative, parse_sampler
 from eval.errors import EvaluationError
+from eval.files import write_text
 from eval.latency_inspect import device_memory, process_memory, shares_outside
 from eval.latency_problem import Problem, turns
 from eval.provenance import describe, identify
@@ -88,7 +89,7 @@ class Measured:
 
     def save(self, path: Path) -> None:
         """Write it as JSON, to be reported elsewhere."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Measured:

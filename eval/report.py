@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eval import markdown
+from eval.files import write_text
 from eval.statistics import Estimate
 from eval.summary import Missing, Row
 
@@ -62,11 +63,11 @@ class Report:
         notes = _NOTES.format(steps=counts, baseline=self.baseline)
         made_with = ", ".join(f"{k} {v}" for k, v in self.provenance.items() if k != "commit")
         ran_at = "; ".join(f"{task} {', '.join(at)}" for task, at in self.commits.items())
-        (folder / "results.md").write_text(
+        write_text(
+            folder / "results.md",
             f"# Results\n\n```\n{self.command}\n```\n\n{self.text()}\n\n{notes}\n\n"
             f"Episodes: {episodes}.\n\nMade with: {made_with}.\n\n"
             f"The episodes ran at commit: {ran_at}. Reported at: {self.provenance['commit']}.\n",
-            encoding="utf-8",
         )
         content = {
             "command": self.command,
@@ -76,8 +77,8 @@ class Report:
             "missing": [asdict(gap) for gap in self.missing],
             "problems": list(self.problems),
         }
-        (folder / "results.json").write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        write_text(
+            folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         )
 
     def _lacks(self) -> list[str]:

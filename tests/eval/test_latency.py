@@ -4,7 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from asd_policy.sampling import parse_sampler
 from eval.errors import EvaluationError, RequestError
 from eval.latency_measure import BatchTime, Measured, PlanTime, measure, time_plans
 from eval.latency_problem import Problem, turns
+from eval.latency_report import Report
 from eval.latency_summary import Control, Distribution, check_auto, summarise, throughput
 from eval.situations import Situations
 
@@ -135,6 +136,13 @@ def test_figures_are_paired_by_situation():
     # 99 % of the way through eight sorted calls: 0.93 of the way from the seventh to the last.
     assert ddpm.act_hz == pytest.approx(1 / (0.001 + 0.93 * 0.1))
     assert summarise(_measured({"ddpm": [1, 2], "asd": [1, 2]}), {}, 10)[1].over_reference is None
+
+
+def test_what_figures_of_a_gpu_are_not_is_said():
+    measured = _measured({"ddpm": [1, 2]})
+    assert "GPU" not in Report("", "", "", 10, measured).text()
+    on_device = replace(measured, memory={**measured.memory, "ddpm": 3})
+    assert "not the pools in which graphs compute" in Report("", "", "", 10, on_device).text()
 
 
 def test_distribution():
