@@ -36,12 +36,13 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(PY) -m eval.success --config-name demo
 
+# A family that fails keeps no other from running; Ctrl-C ends them all.
 paper-table: $(READY)
-	for policy in $(POLICIES); do \
+	failed=0; for policy in $(POLICIES); do \
 	  tasks=$$(for task in $(TASKS); do \
 	    test -d checkpoints/$${task}_$$policy && echo $$task; done | paste -sd, -); \
 	  $(PY) -m eval.success --config-name paper policy=$$policy "task=[$$tasks]" $(PAPER) \
-	    || exit 1; done
+	    || { test $$? -eq 130 && exit 130; failed=1; }; done; exit $$failed
 
 test: $(READY)
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile

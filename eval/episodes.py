@@ -9,7 +9,12 @@ from typing import Any
 
 import gymnasium
 
+import asd_policy
+from asd_policy.formats import fingerprint
+from asd_policy.policies import Policy
+from asd_policy.sampling import parse_sampler
 from eval.environments import maker
+from eval.errors import EvaluationError
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,25 @@ class Experiment:
     def make_env(self) -> Callable[..., gymnasium.Env]:
         """Makes one environment; picklable, and takes the options of `envs.make`."""
         return maker(self.task, self.env_options)
+
+    def load_policy(self) -> Policy:
+        """The policy that is to be evaluated.
+
+        Raises:
+            EvaluationError: If the checkpoint has changed: results are kept by what it was when
+                they were asked for, which may be days ago.
+        """
+        policy = asd_policy.load_policy(self.checkpoint, device=self.device)
+        # Read after the weights: a checkpoint that is overwritten meanwhile is noticed, too.
+        for sampler, asked in self.fingerprints.items():
+            found = fingerprint(self.checkpoint, parse_sampler(sampler))
+            if found != asked:
+                raise EvaluationError(
+                    f"{self.checkpoint}: expected the checkpoint that this evaluation began with "
+                    f"({asked[:12]} for {sampler}), found another ({found[:12]}): restore it, or "
+                    "start the evaluation of the new one"
+                )
+        return policy
 
 
 @dataclass(frozen=True, order=True)

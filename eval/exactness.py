@@ -21,7 +21,7 @@ from tqdm import tqdm
 import asd_policy
 import envs
 from asd_policy import AsdPolicyError
-from asd_policy.formats import fingerprint, load_checkpoint
+from asd_policy.formats import load_checkpoint
 from asd_policy.policies import Planner, Policy
 from asd_policy.sampling import Sampler, Sequential, Speculative, is_exact
 from envs.errors import UnknownTaskError
@@ -31,8 +31,8 @@ from eval.exactness_draws import MOST_SAMPLES, Drawn, draw, draw_at, observe
 from eval.exactness_report import Report
 from eval.exactness_verdict import CONTROL, Comparison
 from eval.power import detectable
-from eval.provenance import describe
-from eval.settings import device, samplers, whole
+from eval.provenance import describe, identify
+from eval.settings import device, results_folder, samplers, whole
 from eval.two_sample import KINDS, compare
 
 _ENERGY_SIZE = 1000
@@ -78,7 +78,7 @@ class Request:
             significance=significance,
             first_seed=whole(config, "first_seed", 0, 1 << 31),
             device=device(config),
-            output=Path(config.output or Path("outputs/exactness") / checkpoint.resolve().name),
+            output=Path(config.output or results_folder("exactness", checkpoint)),
         )
 
 
@@ -93,6 +93,7 @@ def run(config: DictConfig, command: str) -> Report:
     torch.set_num_threads(1)
     request = Request.from_config(config)
     policy = asd_policy.load_policy(request.checkpoint, device=request.device)
+    provenance = {**describe(request.device), "checkpoint": identify(request.checkpoint)}
     planner, notes = _planner(request, policy)
     task = envs.spec(policy.spec.task)
     situations = observe(
@@ -134,7 +135,7 @@ def run(config: DictConfig, command: str) -> Report:
             for both in zip(reference.chunks, drawn[CONTROL].chunks, strict=True)
         ],
         notes=notes,
-        provenance={**describe(request.device), "checkpoint": fingerprint(request.checkpoint)},
+        provenance=provenance,
     )
     report.write(request.output, reference.chunks, {k: v.chunks for k, v in drawn.items()})
     return report
@@ -195,11 +196,10 @@ def _planner(request: Request, policy: Policy) -> tuple[Planner, list[str]]:
                 "respaced chain: leave num_steps=null, or leave it out"
             )
     checkpoint = load_checkpoint(request.checkpoint)
-    chain = {
-        **checkpoint.spec.chain,
-        "num_steps": request.num_steps,
-        "num_train_steps": checkpoint.spec.chain.get("num_train_steps") or steps,
-    }
+    chain = {**checkpoint.spec.chain, "num_steps": request.num_steps}
+    if chain["name"] == "ddpm":
+        # Of the steps that the network was trained for; EDM's lie on a grid of any size.
+        chain["num_train_steps"] = chain.get("num_train_steps") or steps
     planner = Planner(
         replace(checkpoint.spec, chain=chain),
         checkpoint.network,

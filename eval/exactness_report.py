@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from eval import markdown
 from eval.exactness_plot import plot
 from eval.exactness_verdict import CONTROL, Comparison
+from eval.files import write_text
 from eval.power import POWER, Detectable
 
 _NOTES = """\
@@ -109,9 +110,10 @@ class Report:
             "![First principal direction of the chunks](distributions.png)",
             "Made with: " + ", ".join(f"{k} {v}" for k, v in self.provenance.items()) + ".",
         ]
-        (folder / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        (folder / "results.json").write_text(
-            json.dumps(self._content(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        write_text(folder / "results.md", "\n\n".join(parts) + "\n")
+        write_text(
+            folder / "results.json",
+            json.dumps(self._content(), indent=2, ensure_ascii=False) + "\n",
         )
         plot(folder / "distributions.png", self.situations, self.comparisons, reference, drawn)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -22,7 +21,6 @@ import asd_policy
 import envs
 from asd_policy import AsdPolicyError
 from asd_policy.policies import Policy
-from asd_policy.sampling import ChunkNoise, NoiseStream, Speculative, parse_sampler
 from envs import TaskSpec
 from envs.errors import UnknownTaskError
 from eval.environments import env_maker
@@ -31,8 +29,10 @@ from eval.latency_acts import time_acts
 from eval.latency_measure import Measured, measure
 from eval.latency_report import Report
 from eval.processes import run_apart
-from eval.settings import device, is_whole, samplers, whole
+from eval.provenance import identify
+from eval.settings import device, is_whole, results_folder, samplers, whole
 from eval.situations import Situations, record
+from eval.trial import try_samplers
 
 _FEWEST = 2
 """Situations without which there is neither spread nor interval."""
@@ -78,7 +78,7 @@ class Request:
             repetitions=whole(config, "repetitions", 1),
             measured=None if config.measured is None else Path(str(config.measured)),
             device=device(config),
-            output=Path(config.output or Path("outputs/latency") / checkpoint.resolve().name),
+            output=Path(config.output or results_folder("latency", checkpoint)),
         )
 
 
@@ -94,6 +94,7 @@ def run(config: DictConfig, command: str) -> Report:
     torch.set_num_threads(1)
     request = Request.from_config(config)
     policy = asd_policy.load_policy(request.checkpoint, device=request.device)
+    identity = identify(request.checkpoint)
     task = envs.spec(policy.spec.task)
     acts: dict[str, list[float]] = {}
     if request.measured is not None:
@@ -103,8 +104,16 @@ def run(config: DictConfig, command: str) -> Report:
                 f"measured: {request.measured} is of a policy for {measured.task!r}, "
                 f"{request.checkpoint} is one for {task.name!r}"
             )
+        known = measured.provenance.get("checkpoint", "none")
+        if known != identity:
+            raise RequestError(
+                f"measured: expected times of {request.checkpoint} ({identity[:12]}) in "
+                f"{request.measured}, got those of another checkpoint ({known[:12]}): name that, "
+                "or measure again"
+            )
     else:
-        _try(policy, request)
+        several = request.throughput_samplers if request.environments else ()
+        try_samplers(policy.planner, dict.fromkeys((*request.samplers, *several)))
         situations = _situations(request, policy, task)
         # Each in a fresh process: nothing that ran before is in its memory or in its way.
         measured = run_apart(
@@ -160,17 +169,6 @@ def _situations(request: Request, policy: Policy, task: TaskSpec) -> Situations:
     request.output.mkdir(parents=True, exist_ok=True)
     situations.save(request.output / "situations.safetensors")
     return situations
-
-
-def _try(policy: Policy, request: Request) -> None:
-    """Plan once with what may lack something: better said now than after all situations."""
-    spec, planner = policy.spec, policy.planner
-    block = NoiseStream(0).chunk(0, planner.chain.num_steps, planner.chunk_shape)
-    for name in dict.fromkeys((*request.samplers, *request.throughput_samplers)):
-        sampler = parse_sampler(name)
-        if isinstance(sampler, Speculative):
-            history = np.zeros((1, spec.obs_horizon, spec.observation_dim), np.float32)
-            planner.plan(history, ChunkNoise.stack([block]), sampler)
 
 
 def _labels(config: DictConfig, key: str) -> tuple[str, ...]:

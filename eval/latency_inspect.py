@@ -24,7 +24,8 @@ def shares_outside(
     """The part of each sampler's time that is spent outside of the network, median over problems.
 
     Outside is what is not within a call that denoises: moving the noise, embedding the observation,
-    drafting, verifying, copying the chunk back. The device is synchronised around every call. A
+    drafting, verifying, copying the chunk back. The device is synchronised around every call, and
+    samplers run call by call: of a time in which graphs are replayed, this is not the share. A
     sampler with a draft network, which a planner does not lend, is left out.
     """
     plans: dict[tuple[str, int], WindowPlan] = {}
@@ -41,7 +42,11 @@ def shares_outside(
 def device_memory(
     planner: Planner, problems: Sequence[Problem], samplers: Sequence[Sampler]
 ) -> dict[str, int]:
-    """Bytes that each sampler's tensors took on an accelerator at most, the weights included."""
+    """Bytes of all tensors on an accelerator at most, while each sampler plans.
+
+    The weights are among them, and the buffers that the other samplers' graphs keep. What a graph
+    computes in lies in a pool of its own, which PyTorch does not count when the graph is replayed.
+    """
     if planner.device.type != "cuda":
         return {}
     peaks: dict[str, int] = {}

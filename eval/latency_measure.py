@@ -18,13 +18,13 @@ import torch
 from tqdm import tqdm
 
 import asd_policy
-from asd_policy.formats import fingerprint
 from asd_policy.policies import Planner
 from asd_policy.sampling import Sampler, Speculative, parse_sampler
 from eval.errors import EvaluationError
+from eval.files import write_text
 from eval.latency_inspect import device_memory, process_memory, shares_outside
 from eval.latency_problem import Problem, turns
-from eval.provenance import describe
+from eval.provenance import describe, identify
 from eval.situations import Situations
 
 _WARM_UP = 3
@@ -89,7 +89,7 @@ class Measured:
 
     def save(self, path: Path) -> None:
         """Write it as JSON, to be reported elsewhere."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Measured:
@@ -128,11 +128,13 @@ def measure(
         repetitions: How often for each number, at least; more often for few environments.
 
     Raises:
+        RequestError: If the checkpoint is of another project's format.
         asd_policy.AsdPolicyError: If the checkpoint cannot be read or a sampler cannot run.
     """
     torch.set_num_threads(1)
     memory = {"process_before": process_memory()}
     planner = asd_policy.load_policy(checkpoint, device=device).planner
+    provenance = {**made_with(planner.device), "checkpoint": identify(checkpoint)}
     single = [parse_sampler(name) for name in samplers]
     several = [parse_sampler(name) for name in throughput_samplers] if environments else []
     auto = any(isinstance(s, Speculative) and s.window == "auto" for s in [*single, *several])
@@ -152,7 +154,7 @@ def measure(
         call_rows=list(costs.rows) if costs else [],
         call_seconds=list(costs.seconds) if costs else [],
         batches=time_batches(planner, situations, several, environments, repetitions),
-        provenance={**made_with(planner.device), "checkpoint": fingerprint(checkpoint)},
+        provenance=provenance,
     )
 
 

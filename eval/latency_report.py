@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from eval import markdown
+from eval.files import write_text
 from eval.latency_measure import Measured
 from eval.latency_plot import plot
 from eval.latency_summary import (
@@ -38,6 +39,10 @@ every chunk can do at most. The task runs at {hz:g} Hz. "In a period": at least 
 chunks are planned within one control period, {period:.0f} ms, so that the robot may wait for them.
 "While acting": at least 99 % within {horizon} periods, {chunk:.0f} ms, so that one can be planned
 while the one before is executed. Late is the part of the chunks that would not be."""
+_DEVICE_NOTE = """\
+GPU MB counts tensors while a sampler plans, the weights and the buffers of other samplers' CUDA
+graphs included, but not the pools in which graphs compute; "outside" is of planning call by call,
+without graphs."""
 _ACT_NOTES = """\
 `act`: {steps} calls of Policy.act of each sampler in episodes of its own, of which one in {horizon}
 plans and the others hand out an action; 1/p99 is the rate that 99 % of the calls keep up with."""
@@ -81,7 +86,7 @@ class Report:
         if self.measured.batches:
             rates = throughput(self.measured.batches)
             parts += [_throughput_table(rates), *_auto_lines(check_auto(self.measured.batches))]
-        return "\n\n".join([*parts, self._memory(), *self._auto_costs()])
+        return "\n\n".join([*parts, self._memory(rows), *self._auto_costs()])
 
     def write(self, folder: Path) -> None:
         """Write ``results.md``, ``results.json`` and ``latency.png``."""
@@ -97,7 +102,7 @@ class Report:
             "![Planning time of every sampler](latency.png)",
             f"Made with: {made_with}.",
         ]
-        (folder / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        write_text(folder / "results.md", "\n\n".join(parts) + "\n")
         content = {
             "command": self.command,
             "provenance": measured.provenance,
@@ -112,8 +117,8 @@ class Report:
             "measured": asdict(measured),
             "acts": {sampler: list(seconds) for sampler, seconds in self.acts.items()},
         }
-        (folder / "results.json").write_text(
-            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        write_text(
+            folder / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         )
         plot(folder / "latency.png", self.title, measured, rows, self.control_hz, rates)
 
@@ -139,13 +144,16 @@ class Report:
             parts.append(_BATCH_NOTES.format(repetitions=repetitions))
         return "\n\n".join(parts)
 
-    def _memory(self) -> str:
+    def _memory(self, rows: Sequence[Row]) -> str:
         memory = self.measured.memory
-        return (
+        text = (
             f"Memory of the whole process at most, planning for one robot with all samplers: "
             f"{memory['process'] / 1e6:.0f} MB, of which {memory['process_before'] / 1e6:.0f} MB "
             "before the network was loaded (Python and libraries)."
         )
+        if any(row.device_memory is not None for row in rows):
+            text += " " + _DEVICE_NOTE
+        return text
 
     def _auto_costs(self) -> list[str]:
         """What `auto` windows believe of a call, and what the sequential calls say."""

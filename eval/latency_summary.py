@@ -104,7 +104,7 @@ class Row:
         speedup: Median over the situations of the first sampler's time over this one's.
         over_reference: Median over the situations of this one's time over ``REFERENCE``'s.
         outside: Part of the time spent outside of the network.
-        device_memory: Bytes on an accelerator at most.
+        device_memory: Bytes of tensors on an accelerator at most (see ``device_memory``).
         control: What that lets a robot do.
         act: Times of ``Policy.act``, if measured.
         act_hz: One over the 99th percentile of them.

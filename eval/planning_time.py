@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import asd_policy
 from asd_policy.policies.policy import Policy
 from eval.episodes import Experiment, PlannedChunk
 from eval.rollout import MakeEnv
@@ -57,7 +56,7 @@ def time_planning(
         `chunks` records of each sampler, in the order of planning.
     """
     torch.set_num_threads(1)
-    loaded = asd_policy.load_policy(experiment.checkpoint, device=experiment.device)
+    loaded = experiment.load_policy()
     policies = {sampler: loaded.with_sampler(sampler) for sampler in samplers}
     env = make_env()
     planned: list[PlannedChunk] = []

@@ -9,6 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import asd_policy
+from asd_policy.errors import CheckpointError
+from asd_policy.formats import fingerprint
+from asd_policy.sampling import Sampler
+from eval.errors import RequestError
 
 _DISTRIBUTIONS = ("torch", "numpy", "gymnasium", "gym-pusht", "pymunk", "mujoco", "robosuite")
 
@@ -31,6 +35,23 @@ def describe(device: str) -> dict[str, str]:
         "cpu": cpu_name(),
         "commit": _commit(),
     }
+
+
+def identify(checkpoint: str | Path, sampler: Sampler | None = None) -> str:
+    """The fingerprint under which results of a checkpoint are known (see `formats.fingerprint`).
+
+    Call this before anything that takes long.
+
+    Raises:
+        RequestError: If it is of another project's format, which has none.
+    """
+    try:
+        return fingerprint(checkpoint, sampler)
+    except CheckpointError as error:
+        raise RequestError(
+            f"checkpoint: expected a folder as this library writes it, got {checkpoint} ({error}); "
+            f"convert it: python -m asd_policy.formats.convert {checkpoint} FOLDER"
+        ) from error
 
 
 def cpu_name() -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eval import markdown
+from eval.files import write_text
 from eval.statistics import Estimate
-from eval.summary import Row
+from eval.summary import Missing, Row
 
 _METRICS = {"reward": "max. reward", "success": "success"}
 _NOTES = """\
@@ -21,11 +22,78 @@ network, both means over all chunks of the episodes; speedup is the number of st
 process ({steps}) over calls. Times are of planning for one robot, one sampler after the other at
 the same observations; their speedup is the median over the chunks of {baseline}'s time over the
 sampler's."""
+# Success ends an episode, so that those which end first are the better ones.
+_PARTIAL = """\
+Means over the episodes that there are lean towards success where a run is under way, and are not to
+be compared between samplers that lack different ones."""
 
 
-def table(rows: Sequence[Row]) -> str:
+@dataclass(frozen=True)
+class Report:
+    """All that an evaluation found.
+
+    Attributes:
+        command: The command that made it.
+        baseline: The sampler that the others are compared with.
+        rows: The figures.
+        missing: The episodes that were asked for and have no result.
+        problems: What else went wrong, in words.
+        steps: Number of steps of each task's reverse process.
+        provenance: What the figures were made with; its commit is that of this report.
+        commits: Those at which each task's episodes ran, stored ones too.
+    """
+
+    command: str
+    baseline: str
+    rows: Sequence[Row]
+    missing: Sequence[Missing]
+    problems: Sequence[str]
+    steps: Mapping[str, int]
+    provenance: Mapping[str, str]
+    commits: Mapping[str, Sequence[str]]
+
+    def text(self) -> str:
+        """The table, and what it lacks, for a terminal."""
+        return "\n\n".join([table(self.rows, self.baseline), *self._lacks()])
+
+    def write(self, folder: Path) -> None:
+        """Write `results.md` and `results.json`."""
+        episodes = ", ".join(f"{row.task} {row.sampler} {row.episodes}" for row in self.rows)
+        counts = ", ".join(f"{task} {count}" for task, count in self.steps.items())
+        notes = _NOTES.format(steps=counts, baseline=self.baseline)
+        made_with = ", ".join(f"{k} {v}" for k, v in self.provenance.items() if k != "commit")
+        ran_at = "; ".join(f"{task} {', '.join(at)}" for task, at in self.commits.items())
+        write_text(
+            folder / "results.md",
+            f"# Results\n\n```\n{self.command}\n```\n\n{self.text()}\n\n{notes}\n\n"
+            f"Episodes: {episodes}.\n\nMade with: {made_with}.\n\n"
+            f"The episodes ran at commit: {ran_at}. Reported at: {self.provenance['commit']}.\n",
+        )
+        content = {
+            "command": self.command,
+            "provenance": dict(self.provenance),
+            "commits": {task: list(at) for task, at in self.commits.items()},
+            "rows": [asdict(row) for row in self.rows],
+            "missing": [asdict(gap) for gap in self.missing],
+            "problems": list(self.problems),
+        }
+        write_text(
+            folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        )
+
+    def _lacks(self) -> list[str]:
+        lines = [f"{problem}." for problem in self.problems]
+        if self.missing:
+            gaps = "; ".join(
+                f"{gap.task} {gap.sampler} {gap.episodes} of {gap.asked} ({gap.failed} failed)"
+                for gap in self.missing
+            )
+            lines.insert(0, f"Missing: {gaps}. {_PARTIAL}")
+        return lines
+
+
+def table(rows: Sequence[Row], baseline: str) -> str:
     """The rows as a Markdown table whose columns line up in a terminal too."""
-    baseline = rows[0].sampler
     header = [
         "task",
         "sampler",
@@ -40,46 +108,6 @@ def table(rows: Sequence[Row]) -> str:
         "time speedup",
     ]
     return markdown.table([header, *map(_cells, rows)], left=3)
-
-
-def write(
-    folder: Path,
-    rows: Sequence[Row],
-    command: str,
-    steps: Mapping[str, int],
-    provenance: Mapping[str, str],
-    commits: Mapping[str, Sequence[str]],
-) -> None:
-    """Write `results.md` and `results.json`.
-
-    Args:
-        folder: Where to.
-        rows: The figures.
-        command: The command that made them.
-        steps: Number of steps of each task's reverse process.
-        provenance: What they were made with; its commit is that of this report.
-        commits: Those at which each task's episodes ran, stored ones too.
-    """
-    episodes = ", ".join(f"{row.task} {row.sampler} {row.episodes}" for row in rows)
-    counts = ", ".join(f"{task} {count}" for task, count in steps.items())
-    notes = _NOTES.format(steps=counts, baseline=rows[0].sampler)
-    made_with = ", ".join(f"{k} {v}" for k, v in provenance.items() if k != "commit")
-    ran_at = "; ".join(f"{task} {', '.join(at)}" for task, at in commits.items())
-    (folder / "results.md").write_text(
-        f"# Results\n\n```\n{command}\n```\n\n{table(rows)}\n\n{notes}\n\n"
-        f"Episodes: {episodes}.\n\nMade with: {made_with}.\n\n"
-        f"The episodes ran at commit: {ran_at}. Reported at: {provenance['commit']}.\n",
-        encoding="utf-8",
-    )
-    content = {
-        "command": command,
-        "provenance": dict(provenance),
-        "commits": {task: list(at) for task, at in commits.items()},
-        "rows": [asdict(row) for row in rows],
-    }
-    (folder / "results.json").write_text(
-        json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
 
 
 def _cells(row: Row) -> list[str]:

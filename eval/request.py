@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 
 import asd_policy
 import envs
-from asd_policy.formats import fingerprint
 from eval.environments import env_options
 from eval.episodes import Episode, Experiment
 from eval.errors import RequestError
-from eval.settings import device, names, samplers, switch, whole
+from eval.provenance import identify
+from eval.settings import device, names, results_folder, samplers, switch, whole
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class Request:
         first_seed = whole(config, "first_seed", least=0)
         seeds = whole(config, "seeds", least=1)
         experiments = tuple(_experiment(config, task) for task in tasks)
-        policies = "+".join(experiment.checkpoint.resolve().name for experiment in experiments)
-        folder = config.output or Path("outputs/success") / policies
+        checkpoints = [experiment.checkpoint for experiment in experiments]
         return cls(
             experiments=experiments,
             samplers=tuple(map(str, samplers(config, "sampler"))),
@@ -91,7 +90,7 @@ class Request:
             },
             videos=min(whole(config, "videos", least=0), seeds),
             planning_chunks=whole(config, "planning_chunks", least=0),
-            output=Path(folder),
+            output=Path(config.output or results_folder("success", *checkpoints)),
             report_only=switch(config, "report_only"),
         )
 
@@ -109,7 +108,7 @@ def _experiment(config: DictConfig, task: str) -> Experiment:
         task=task,
         checkpoint=path,
         env_options=env_options(spec),
-        fingerprints={str(each): fingerprint(path, each) for each in samplers(config, "sampler")},
+        fingerprints={str(each): identify(path, each) for each in samplers(config, "sampler")},
         num_steps=spec.build_chain().num_steps,
         max_steps=max_steps,
         device=device(config),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +68,16 @@ def samplers(config: DictConfig, key: str) -> tuple[Sampler, ...]:
     return found
 
 
+def results_folder(kind: str, *checkpoints: Path) -> Path:
+    """Where results go if nobody says: by the checkpoints' names.
+
+    Training calls every checkpoint ``checkpoint``; its run's folder has the name then.
+    """
+    folders = [checkpoint.resolve() for checkpoint in checkpoints]
+    found = [f.parent.name if f.name == "checkpoint" else f.name for f in folders]
+    return Path("outputs") / kind / "+".join(found)
+
+
 def switch(config: DictConfig, key: str) -> bool:
     """True or false.
 
@@ -80,14 +91,16 @@ def switch(config: DictConfig, key: str) -> bool:
 
 
 def device(config: DictConfig) -> str:
-    """The device to work on, which is there.
+    """The device to work on, which is there; ``auto`` by the name of what it comes to.
 
     Raises:
         RequestError: If PyTorch cannot use it.
     """
     name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device="cpu" if name == "auto" else name)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise RequestError(f"device: {name!r} cannot be used here: {error}") from error
     return str(name)

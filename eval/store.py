@@ -55,19 +55,29 @@ class Store(AbstractContextManager["Store"]):
 
     Args:
         path: The file; it is made if there is none.
+        read_only: Whether to leave the file as it is, which must be there then.
 
     Raises:
-        StoreError: If the file is something else, or of another version of this project.
+        StoreError: If the file is something else, or of another version of this project, or is to
+            be read and not there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        if read_only and not path.is_file():
+            raise StoreError(
+                f"{path}: expected a file of results to report, found none; name the output=… of "
+                "an evaluation, or run it without report_only=true"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+        uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        self._db = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._create()
+            if not read_only:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA foreign_keys = ON")
+                self._create()
+            self._check_schema()
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StoreError(
@@ -147,29 +157,62 @@ class Store(AbstractContextManager["Store"]):
                 found[episode] = Outcome(episode, steps, reward, bool(success), *counts)
         return found
 
+    def failed(self, experiment: Experiment) -> set[Episode]:
+        """The task's episodes that an exception has ended, at any time."""
+        rows = self._db.execute(
+            "SELECT checkpoint, sampler, seed, repeat FROM failures "
+            "WHERE task = ? AND max_steps = ?",
+            (experiment.task, experiment.max_steps),
+        )
+        return {
+            Episode(sampler, *key)
+            for checkpoint, sampler, *key in rows
+            if checkpoint == experiment.fingerprints.get(sampler)
+        }
+
     def commits(self, experiment: Experiment, episodes: Iterable[Episode]) -> list[str]:
         """The commits at which these episodes ran, the earliest first."""
-        made_with = self._made_with(experiment, episodes)
+        made_with = self.made_with(experiment, episodes)
         return list(dict.fromkeys(stored.get("commit", "none") for stored in made_with))
+
+    def made_with(
+        self, experiment: Experiment, episodes: Iterable[Episode]
+    ) -> list[dict[str, str]]:
+        """The provenances of these episodes' runs, the earliest first."""
+        wanted = set(episodes)
+        rows = self._db.execute(
+            "SELECT provenance, checkpoint, sampler, seed, repeat "
+            "FROM episodes JOIN runs ON run = id "
+            "WHERE task = ? AND max_steps = ? ORDER BY started, id",
+            (experiment.task, experiment.max_steps),
+        )
+        texts = [
+            text
+            for text, checkpoint, sampler, *key in rows
+            if Episode(sampler, *key) in wanted and checkpoint == experiment.fingerprints[sampler]
+        ]
+        # What was not yet noted at the time is called "none", as what was not installed.
+        known = dict.fromkeys(DECISIVE, "none")
+        return [{**known, **json.loads(text)} for text in dict.fromkeys(texts)]
 
     def check_versions(
         self, experiment: Experiment, episodes: Iterable[Episode], provenance: Mapping[str, str]
     ) -> None:
-        """Refuse to mix new results with stored ones that were made with other versions.
+        """Refuse to mix results that were made with different versions.
 
         Args:
             experiment: What is evaluated.
             episodes: The episodes that are stored and would be used.
-            provenance: What new episodes would be made with.
+            provenance: What the others are made with.
 
         Raises:
             StoreError: Naming the versions that differ.
         """
         differences = {
-            f"{name} {stored.get(name, 'none')} (now {provenance[name]})"
-            for stored in self._made_with(experiment, episodes)
+            f"{name} {stored[name]} (not {provenance[name]})"
+            for stored in self.made_with(experiment, episodes)
             for name in DECISIVE
-            if stored.get(name, "none") != provenance[name]
+            if stored[name] != provenance[name]
         }
         if differences:
             raise StoreError(
@@ -209,13 +252,13 @@ class Store(AbstractContextManager["Store"]):
         chunks: int,
         provenance: Mapping[str, str],
     ) -> list[PlannedChunk]:
-        """The newest planning times of these samplers on this machine with these versions.
+        """The newest planning times of these samplers on one machine with the same versions.
 
         Args:
             experiment: Whose times.
             samplers: All that must have been timed together, among others perhaps.
             chunks: How many chunks each of them must have planned.
-            provenance: What times measured now would be made with.
+            provenance: What they must have been made with.
 
         Returns:
             The times of one run, in the order in which they were added; none if there is no such
@@ -246,24 +289,6 @@ class Store(AbstractContextManager["Store"]):
                 return found
         return []
 
-    def _made_with(
-        self, experiment: Experiment, episodes: Iterable[Episode]
-    ) -> list[dict[str, str]]:
-        """The provenances of these episodes' runs, the earliest first."""
-        wanted = set(episodes)
-        rows = self._db.execute(
-            "SELECT provenance, checkpoint, sampler, seed, repeat "
-            "FROM episodes JOIN runs ON run = id "
-            "WHERE task = ? AND max_steps = ? ORDER BY started, id",
-            (experiment.task, experiment.max_steps),
-        )
-        texts = [
-            text
-            for text, checkpoint, sampler, *key in rows
-            if Episode(sampler, *key) in wanted and checkpoint == experiment.fingerprints[sampler]
-        ]
-        return [json.loads(text) for text in dict.fromkeys(texts)]
-
     def _create(self) -> None:
         """Make the tables, unless they are there; workers may come at the same time."""
         self._db.execute("BEGIN IMMEDIATE")
@@ -273,7 +298,10 @@ class Store(AbstractContextManager["Store"]):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self._db.execute("COMMIT")
-        if version not in (0, _SCHEMA_VERSION):
+
+    def _check_schema(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version != _SCHEMA_VERSION:
             self._db.close()
             raise StoreError(
                 f"{self.path}: expected results of version {_SCHEMA_VERSION}, got version "

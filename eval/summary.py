@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eval import statistics
-from eval.episodes import Experiment, Outcome
+from eval.episodes import Episode, Experiment, Outcome
 from eval.planning_time import Latency
 from eval.statistics import Estimate
 
@@ -40,6 +40,51 @@ class Row:
     evaluations_per_chunk: float
     algorithmic_speedup: float
     latency: Latency | None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Episodes of one sampler on one task that were asked for and have no result.
+
+    Attributes:
+        task: The task.
+        sampler: The sampler.
+        episodes: How many are missing.
+        asked: Of how many.
+        failed: How many of the missing ones were tried and failed.
+    """
+
+    task: str
+    sampler: str
+    episodes: int
+    asked: int
+    failed: int
+
+
+def missing(
+    task: str,
+    asked: Iterable[Episode],
+    outcomes: Container[Episode],
+    failed: Container[Episode],
+) -> list[Missing]:
+    """What each sampler lacks, for those that lack something.
+
+    Args:
+        task: The task.
+        asked: All episodes that were asked for.
+        outcomes: Those that ran to their end.
+        failed: Those that an exception has ended, perhaps before they were run again.
+    """
+    by_sampler: dict[str, list[Episode]] = {}
+    for episode in asked:
+        by_sampler.setdefault(episode.sampler, []).append(episode)
+    gaps = []
+    for sampler, episodes in by_sampler.items():
+        left = [episode for episode in episodes if episode not in outcomes]
+        if left:
+            tried = sum(episode in failed for episode in left)
+            gaps.append(Missing(task, sampler, len(left), len(episodes), tried))
+    return gaps
 
 
 def summarize(

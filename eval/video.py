@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-import asd_policy
 import envs
 from eval.episodes import Episode, Experiment
 
@@ -35,9 +34,7 @@ def film(experiment: Experiment, episode: Episode, path: Path) -> None:
     """
     torch.set_num_threads(1)
     task = envs.spec(experiment.task)
-    policy = asd_policy.load_policy(
-        experiment.checkpoint, sampler=episode.sampler, device=experiment.device
-    )
+    policy = experiment.load_policy().with_sampler(episode.sampler)
     policy.reset(seed=episode.seed, repeat=episode.repeat)
     env = experiment.make_env(render_mode="rgb_array")
     observation, info = env.reset(seed=episode.seed)

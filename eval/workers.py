@@ -207,8 +207,6 @@ def _work(connection: Connection, job: Job) -> None:
 def _run_until_done(connection: Connection, job: Job) -> None:
     import torch
 
-    import asd_policy
-
     torch.set_num_threads(1)
 
     def ask(sampler: str | None, count: int) -> Sequence[Episode]:
@@ -217,8 +215,7 @@ def _run_until_done(connection: Connection, job: Job) -> None:
         return episodes
 
     experiment = job.experiment
-    policy = asd_policy.load_policy(experiment.checkpoint, device=experiment.device)
-    batch = RollingBatch(policy, job.make_env, experiment.max_steps)
+    batch = RollingBatch(experiment.load_policy(), job.make_env, experiment.max_steps)
     with Store(job.store) as store:
         while episodes := ask(None, job.episodes_per_worker):
             for result in batch.run(episodes, partial(ask, episodes[0].sampler)):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from foreign import FOREIGN
 
-from asd_policy.sampling import speculative
+from asd_policy.formats import load_checkpoint, save_checkpoint
+from asd_policy.sampling import Parametrization, speculative
 from asd_policy.sampling.coupling import Coupled
 from eval import exactness_draws
 from eval.power import detectable
@@ -93,6 +96,18 @@ def test_a_respaced_chain_says_so(run, capsys):
     assert results["reference"]["calls"] == 5
 
 
+def test_an_edm_chain_is_respaced_too(checkpoint, run, tmp_path):
+    loaded = load_checkpoint(checkpoint)
+    chain = {"name": "edm_ancestral", "num_steps": 10, "grid": "exponential",
+             "sigma_min": 0.005, "sigma_max": 10.0}  # fmt: skip
+    parametrization = Parametrization("edm", sigma_data=0.5)
+    spec = replace(loaded.spec, chain=chain, parametrization=parametrization)
+    save_checkpoint(replace(loaded, spec=spec), tmp_path / "edm")
+    arguments = [f"checkpoint={tmp_path}/edm", "num_steps=5", "observations=1", "samples=100"]
+    status, results = run(*arguments, "sampler=[refine:4]")
+    assert status == 0 and results["num_steps"] == results["reference"]["calls"] == 5
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -109,6 +124,7 @@ def test_a_respaced_chain_says_so(run, capsys):
         ("significance=often", "significance: expected a number"),
         ("device=abacus", "device: 'abacus' cannot be used"),
         ("checkpoint=nowhere", "missing"),
+        (f"checkpoint={FOREIGN}", f"asd_policy.formats.convert {FOREIGN} FOLDER"),
     ],
 )
 def test_a_wrong_request_is_one_clear_line(run, override, message, capsys):

@@ -4,17 +4,19 @@ import json
 import runpy
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from foreign import FOREIGN
 
 import asd_policy
 from asd_policy.sampling import parse_sampler
-from eval.errors import EvaluationError
+from eval.errors import EvaluationError, RequestError
 from eval.latency_measure import BatchTime, Measured, PlanTime, measure, time_plans
 from eval.latency_problem import Problem, turns
+from eval.latency_report import Report
 from eval.latency_summary import Control, Distribution, check_auto, summarise, throughput
 from eval.situations import Situations
 
@@ -82,6 +84,11 @@ def test_what_is_measured_survives_its_file(checkpoint, situations, tmp_path):
         Measured.load(tmp_path / "other.json")
 
 
+def test_another_projects_file_is_refused_before_anything_is_measured(situations):
+    with pytest.raises(RequestError, match="formats.convert"):
+        measure(FOREIGN, situations, ["ddpm"], "cpu")
+
+
 def test_measuring_needs_no_simulator():
     """Nor hydra, nor statistics, nor plots: a GPU machine may have none of them."""
     absent = ["gymnasium", "envs", "hydra", "omegaconf", "scipy", "statsmodels", "matplotlib"]
@@ -129,6 +136,13 @@ def test_figures_are_paired_by_situation():
     # 99 % of the way through eight sorted calls: 0.93 of the way from the seventh to the last.
     assert ddpm.act_hz == pytest.approx(1 / (0.001 + 0.93 * 0.1))
     assert summarise(_measured({"ddpm": [1, 2], "asd": [1, 2]}), {}, 10)[1].over_reference is None
+
+
+def test_what_figures_of_a_gpu_are_not_is_said():
+    measured = _measured({"ddpm": [1, 2]})
+    assert "GPU" not in Report("", "", "", 10, measured).text()
+    on_device = replace(measured, memory={**measured.memory, "ddpm": 3})
+    assert "not the pools in which graphs compute" in Report("", "", "", 10, on_device).text()
 
 
 def test_distribution():
@@ -216,6 +230,11 @@ def test_command(run, tmp_path, capsys):
     assert status == 0 and again["acts"] == {}
     assert again["measured"] == results["measured"]
     assert [row["chunk"] for row in again["rows"]] == [row["chunk"] for row in results["rows"]]
+    # But not as another checkpoint's.
+    results["measured"]["provenance"]["checkpoint"] = "another"
+    (tmp_path / "other.json").write_text(json.dumps(results["measured"]))
+    status, _ = run(f"measured={tmp_path}/other.json")
+    assert status == 2 and "got those of another checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -233,6 +252,7 @@ def test_command(run, tmp_path, capsys):
         ("device=nonsense", "device: 'nonsense' cannot be used here"),
         ("situations=nowhere.safetensors", "nowhere.safetensors: not a file of situations"),
         ("measured=nowhere.json", "nowhere.json: not a file of measured latencies"),
+        (f"checkpoint={FOREIGN}", f"asd_policy.formats.convert {FOREIGN} FOLDER"),
     ],
 )
 def test_bad_values_are_refused(run, override, message, capsys):
@@ -241,6 +261,12 @@ def test_bad_values_are_refused(run, override, message, capsys):
     status, results = run(*(f"{key}={value}" for key, value in others.items()), override)
     assert status == 2 and results is None
     assert message in capsys.readouterr().err
+
+
+def test_throughput_samplers_that_do_not_run_need_nothing(run):
+    status, _ = run("sampler=ddpm", "chunks=2", "act_steps=0", "environments=[]",
+                    "throughput_samplers=asd:auto")  # fmt: skip
+    assert status == 0
 
 
 def test_situations_of_another_policy_are_refused(run, situations, tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_success_is_scored_for_tasks_that_count_it(experiment):
 
 
 def test_table_lines_up_and_says_what_a_user_asks(rows):
-    lines = report.table(rows).splitlines()
+    lines = report.table(rows, "ddpm").splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[0].strip("|").split("|")] == [
         "task",
@@ -67,16 +67,17 @@ def test_table_lines_up_and_says_what_a_user_asks(rows):
 
 
 def test_table_without_times_leaves_them_open(rows):
-    line = report.table([replace(rows[0], latency=None)]).splitlines()[2]
+    line = report.table([replace(rows[0], latency=None)], "ddpm").splitlines()[2]
     assert [cell.strip() for cell in line.strip("|").split("|")][-3:] == ["", "", ""]
 
 
 def test_report_files_hold_command_table_and_versions(tmp_path, rows):
     made_with = {"torch": "2.9", "commit": "c3"}
     ran_at = {"pusht": ["a1", "b2"]}
-    report.write(tmp_path, rows, "python -m eval.success x", {"pusht": 10}, made_with, ran_at)
+    command = "python -m eval.success x"
+    report.Report(command, "ddpm", rows, [], [], {"pusht": 10}, made_with, ran_at).write(tmp_path)
     text = (tmp_path / "results.md").read_text()
-    assert "python -m eval.success x" in text and report.table(rows) in text
+    assert command in text and report.table(rows, "ddpm") in text
     assert "torch 2.9" in text and "(pusht 10)" in text
     content = json.loads((tmp_path / "results.json").read_text())
     assert "ran at commit: pusht a1, b2. Reported at: c3." in text

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from foreign import FOREIGN
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from asd_policy import CheckpointError
 from envs.errors import UnknownTaskError
 from eval.episodes import Episode
 from eval.errors import RequestError
 from eval.request import Request
+from eval.settings import device
 
 pytest_plugins = ["eval_fixtures"]
 
@@ -31,6 +36,27 @@ def test_a_request_lists_its_episodes_sampler_by_sampler(checkpoint):
     (experiment,) = request.experiments
     assert (experiment.task, experiment.num_steps, experiment.max_steps) == ("pusht", 10, 300)
     assert request.output == Path("outputs/success/pusht")  # the checkpoint's name
+
+
+def test_checkpoints_of_two_trainings_have_folders_of_their_own(checkpoint, tmp_path):
+    """Training calls every checkpoint by the same name."""
+    for run in ("a", "b"):
+        shutil.copytree(checkpoint, tmp_path / run / "checkpoint")
+        request = read(f"checkpoint={tmp_path}/{run}/checkpoint")
+        assert request.output == Path("outputs/success") / run
+
+
+@pytest.mark.parametrize(("available", "found"), [(False, "cpu"), (True, "cuda")])
+def test_results_are_of_the_device_that_auto_comes_to(monkeypatch, available, found):
+    """Else those of CPU and GPU would lie in one store as if they were of the same."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert device(OmegaConf.create({"device": "auto"})) == found
+
+
+def test_another_projects_file_is_to_be_converted():
+    with pytest.raises(RequestError, match=f"formats.convert {FOREIGN} FOLDER"):
+        read("task=square", f"checkpoint={FOREIGN}")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_results_of_other_versions_are_not_mixed(tmp_path, experiment):
         store.add(run, experiment, outcome(FIRST))
         with pytest.raises(StoreError, match="choose another output=") as error:
             store.check_versions(experiment, [FIRST, SECOND], now)
-        assert f"torch 2.6.0 (now {now['torch']})" in str(error.value)
+        assert f"torch 2.6.0 (not {now['torch']})" in str(error.value)
         assert "python" not in str(error.value)
         store.check_versions(experiment, [SECOND], now)  # the other one is not used
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,18 @@ def test_a_worker_that_cannot_start_says_why(tmp_path, experiment):
         (loss,) = run_episodes(job, EPISODES, 1, lambda result: None)
     assert loss.exit_code == 1 and loss.held == ()
     assert "CheckpointError" in str(loss)
+
+
+def test_a_checkpoint_that_has_changed_is_not_evaluated(tmp_path, experiment):
+    """Its results would be kept as those of the one that was asked for."""
+    fingerprints = {**experiment.fingerprints, "refine:4": "as it was"}
+    changed = replace(experiment, fingerprints=fingerprints)
+    with Store(tmp_path / "s") as store:
+        run = store.begin_run("", describe("cpu"))
+        job = Job(changed, planted(BAD, "kill"), store.path, run, 1)
+        (loss,) = run_episodes(job, EPISODES[:1], 1, lambda result: None)
+        assert store.outcomes(changed, EPISODES) == {}
+    assert "expected the checkpoint that this evaluation began with (as it was" in str(loss)
 
 
 def test_the_user_sees_tracebacks_seeds_and_what_is_missing(tmp_path, experiment, capsys):
