@@ -19,7 +19,7 @@ from asd_policy.formats.native import (
 )
 from asd_policy.formats.reading import read_checkpoint
 from asd_policy.policies import Planner, Policy
-from asd_policy.policies.planner import Precision
+from asd_policy.policies.runners import Precision
 from asd_policy.runtime.graphs import GraphRunner
 from asd_policy.sampling import Sampler
 from asd_policy.sampling.chain import Posterior

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asd_policy.policies.planner import EagerRunner, Inputs, Model
+from asd_policy.policies.runners import EagerRunner, Inputs, Model
 from asd_policy.sampling import (
     ChunkNoise,
     Ddim,
@@ -81,44 +81,35 @@ class GraphRunner:
         """Sample, capturing first if this sampler is new here for so many chains."""
         # Streams and graphs are of the current device, which need not be the policy's.
         with torch.cuda.device_of(inputs.condition):
-            return self._sample(chain, sampler, model, draft_model, inputs)
-
-    def prepared(self, action: Callable[[], None]) -> Callable[[], None]:
-        """The action as a graph."""
-        return self._capture(action)
-
-    def _sample(
-        self,
-        chain: GaussianChain,
-        sampler: Sampler,
-        model: Model,
-        draft_model: Model | None,
-        inputs: Inputs,
-    ) -> SampleResult:
-        n = len(inputs.condition)
-        if isinstance(sampler, Speculative):
-            if not inputs.prior.worth_drafting(chain, sampler, n):
-                sampler = Sequential()
-            elif sampler.verifier == "block" or (
-                sampler.draft == "independent" and draft_model is None
-            ):
-                return self._eager(chain, sampler, model, draft_model, inputs)
-        elif not isinstance(sampler, (Sequential, Ddim, DpmSolver)):
-            return self._eager(chain, sampler, model, draft_model, inputs)
-        key = (model, str(sampler), n)
-        if key not in self._programs:
+            n = len(inputs.condition)
             if isinstance(sampler, Speculative):
-                program: _Straight | _Rounds = _Rounds(
-                    chain, sampler, model, draft_model, inputs, self._capture
-                )
-            else:
-                program = _Straight(chain, sampler, model, inputs, self._capture)
-            self._programs[key] = program
-            # Each program holds memory of its own.
-            while len(self._programs) > _KEPT:
-                self._programs.popitem(last=False)
-        self._programs.move_to_end(key)
-        return self._programs[key](inputs)
+                if not inputs.prior.worth_drafting(chain, sampler, n):
+                    sampler = Sequential()
+                elif sampler.verifier == "block" or (
+                    sampler.draft == "independent" and draft_model is None
+                ):
+                    return self._eager(chain, sampler, model, draft_model, inputs)
+            elif not isinstance(sampler, (Sequential, Ddim, DpmSolver)):
+                return self._eager(chain, sampler, model, draft_model, inputs)
+            key = (model, str(sampler), n)
+            if key not in self._programs:
+                if isinstance(sampler, Speculative):
+                    program: _Straight | _Rounds = _Rounds(
+                        chain, sampler, model, draft_model, inputs, self._capture
+                    )
+                else:
+                    program = _Straight(chain, sampler, model, inputs, self._capture)
+                self._programs[key] = program
+                # Each program holds memory of its own.
+                while len(self._programs) > _KEPT:
+                    self._programs.popitem(last=False)
+            self._programs.move_to_end(key)
+            return self._programs[key](inputs)
+
+    def prepared(self, action: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        """The action as a graph."""
+        with torch.cuda.device_of(torch.empty(0, device=device)):
+            return self._capture(action)
 
 
 class _Straight:

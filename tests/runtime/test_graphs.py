@@ -13,7 +13,7 @@ import torch
 
 import asd_policy
 from asd_policy.formats import save_checkpoint
-from asd_policy.policies.planner import EagerRunner
+from asd_policy.policies.runners import EagerRunner
 from asd_policy.runtime import graphs
 from asd_policy.runtime.graphs import GraphRunner, capture_graph
 from asd_policy.sampling.denoiser import Parametrization
