@@ -491,14 +491,17 @@ def test_a_signal_in_the_middle_of_an_update_takes_effect_after_it(
             os.kill(os.getpid(), number)
         honest(trainer)
 
-    previous = signal.getsignal(signal.SIGTERM)
+    # A shell's background jobs are born deaf to Ctrl-C.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    previous_term = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(Trainer, "_update_ema", interrupted)
     try:
         module.stop_like_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             train(configure(dataset, tmp_path / "parts"))
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, previous_term)
     monkeypatch.undo()
     parts = train(configure(dataset, tmp_path / "parts"))
     expected = load_checkpoint(whole).network.state_dict()
