@@ -67,3 +67,14 @@ def test_says_so_when_noise_cannot_be_drawn_again():
     block = ChunkNoise(torch.zeros(1, 3), torch.zeros(1, 5, 3), torch.ones(1, 5))
     with pytest.raises(SamplerError, match="NoiseStream"):
         block.redrawn(0)
+
+
+def test_uniforms_know_nothing_of_the_normals():
+    """Streams of one key would make the accept tests follow the noise that they judge."""
+    blocks = [NoiseStream(seed).chunk(0, 40, (8, 8)) for seed in range(200)]
+    u = torch.cat([block.uniforms for block in blocks]).double()
+    first = torch.cat([block.initial.flatten(1)[:, :40] for block in blocks]).double()
+    along = torch.cat([block.steps.flatten(2)[:, :, 0] for block in blocks]).double()
+    for normal in (first, first.abs(), along, along.abs()):
+        pair = torch.stack([u.flatten(), normal.flatten()])
+        assert abs(torch.corrcoef(pair)[0, 1]) < 4.5 / u.numel() ** 0.5
