@@ -1,6 +1,6 @@
 """Replaying a sampler gives what running it gives: the same memory serves chunk after chunk.
 
-Without a GPU a "graph" is the function itself, called again: what is tested is all but the capture.
+Without a GPU a "graph" is a tape of the function's operations: all is tested but CUDA itself.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tape
 import torch
 
 import asd_policy
@@ -48,13 +49,6 @@ def make(tiny_checkpoint, calibrated_folder, monkeypatch, tmp_path):
     return make
 
 
-def again(function):
-    """What stands for a graph without a GPU; it warms up, too."""
-    for _ in range(3):
-        function()
-    return function
-
-
 def chunks(policy, seeds, count=3):
     policy.reset(seed=seeds)
     rng = np.random.default_rng(0)
@@ -78,7 +72,7 @@ def test_replaying_is_running(make, sampler):
 
     def capture(function):
         captured.append(function)
-        return again(function)
+        return tape.capture(function)
 
     runner = GraphRunner(capture)
     eager, replayed = make(sampler, None), make(sampler, runner)
@@ -93,9 +87,19 @@ def test_replaying_is_running(make, sampler):
     assert bool(captured) == (sampler not in ("paradigms:6", "asd+block:6"))
 
 
+@pytest.mark.parametrize(
+    "waits", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.nonzero()]
+)
+def test_what_waits_for_the_device_is_refused(waits):
+    """So that the tests above say something of graphs."""
+    x = torch.ones(3)
+    with pytest.raises(AssertionError, match="no graph can hold it"):
+        tape.capture(lambda: waits(x))
+
+
 def test_keeps_few_programs(make, monkeypatch):
     monkeypatch.setattr(graphs, "_KEPT", 3)
-    runner = GraphRunner(again)
+    runner = GraphRunner(tape.capture)
     policy = make("refine:4", runner)
     for n in range(1, 6):
         chunks(policy, list(range(n)), count=1)
@@ -146,7 +150,7 @@ def test_transformers_are_replayed(tiny_checkpoint, tmp_path, device, network, p
     made = replace(tiny_checkpoint, spec=spec, network=spec.build_network().eval())
     save_checkpoint(made, tmp_path / "policy")
     plans = []
-    for runner in (EagerRunner(), GraphRunner(capture_graph if device == "cuda" else again)):
+    for runner in (EagerRunner(), GraphRunner(capture_graph if device == "cuda" else tape.capture)):
         policy = asd_policy.load_policy(
             tmp_path / "policy", "refine:6", device=device, graphs=False, precision=precision
         )
