@@ -81,7 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (AsdPolicyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {options.folder}; next: python -m eval.calibrate checkpoint={options.folder}")
+    print(
+        f"wrote {options.folder}; next: python -m eval.calibrate checkpoint={options.folder}\n"
+        "(and observations=FILE.hdf5, recorded ones, where its task is not simulated here)"
+    )
     return 0
 
 
