@@ -17,15 +17,14 @@ from tqdm import tqdm
 
 import asd_policy
 import envs
-from asd_policy import AsdPolicyError, CheckpointError
+from asd_policy import AsdPolicyError
 from asd_policy.formats import save_gain
-from asd_policy.formats.native import weights_digest
 from asd_policy.policies.expectation import Expectation, fit_expectation
 from asd_policy.policies.policy import Policy
 from asd_policy.sampling import Gain, calibrate, record_predictions
 from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
-from eval.provenance import describe
+from eval.provenance import describe, identify
 from eval.recorded import Recording
 from eval.settings import device, whole
 from eval.situations import Situations, record
@@ -76,7 +75,7 @@ def run(config: DictConfig) -> Path:
     """
     torch.set_num_threads(1)
     chunks, name = whole(config, "chunks", _FEWEST), device(config)
-    before = _digest(config.checkpoint)
+    before = identify(config.checkpoint)
     # Read as it is without its gain, which may be the very thing to mend.
     policy = asd_policy.load_policy(config.checkpoint, device=name, gain=False)
     situations = _situations(policy, config.observations, whole(config, "first_seed", 0), chunks)
@@ -92,20 +91,12 @@ def run(config: DictConfig) -> Path:
         "observations": config.observations and Path(config.observations).name,
         "made_with": describe(name),
     }
-    if weights_digest(config.checkpoint) != before:
-        raise RequestError(f"checkpoint: {config.checkpoint}: its weights changed meanwhile")
-    return save_gain(gain, config.checkpoint, notes, expectation)
-
-
-def _digest(checkpoint: str) -> str:
-    """Of the weights that a gain will be written beside, asked for before all the work."""
-    try:
-        return weights_digest(checkpoint)
-    except CheckpointError as error:
+    if identify(config.checkpoint) != before:
         raise RequestError(
-            f"checkpoint: {checkpoint}: expected a folder of this project, to write beside: "
-            f"{error}. Convert others first: `python -m asd_policy.formats.convert FILE FOLDER`"
-        ) from error
+            f"checkpoint: {config.checkpoint} has changed meanwhile, and this was learned of what "
+            "it was: run it again"
+        )
+    return save_gain(gain, config.checkpoint, notes, expectation)
 
 
 def _situations(
@@ -115,8 +106,8 @@ def _situations(
     if observations is None:
         if policy.spec.task not in envs.names():
             raise RequestError(
-                f"observations: there is no simulator of task {policy.spec.task!r}; expected a "
-                "file of recorded observations"
+                f"observations: there is no simulator of task {policy.spec.task!r}; record "
+                "what the robot sees, and give observations=FILE.hdf5"
             )
         steps = envs.spec(policy.spec.task).max_episode_steps
         return record(policy, env_maker(policy.spec), first_seed, chunks, steps)
