@@ -55,7 +55,8 @@ def load_demonstrations(
         paths: ``*.hdf5`` or ``*.zarr``, one or several.
         keys: Observation keys to read, in any order.
         action_mode: Which actions: ``delta`` (robomimic's ``actions``), ``absolute`` (its
-            ``actions_abs``) or ``position`` (PushT's).
+            ``actions_abs``; in files without them ``actions`` that are poses, as Chi et al.
+            published them) or ``position`` (PushT's).
 
     Raises:
         FileNotFoundError: If there is nothing at the path.
@@ -88,31 +89,20 @@ def _load(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
     )
 
 
-_ACTION_KEYS = {"delta": "actions", "absolute": "actions_abs"}
-# The files that Robomimic publishes have deltas alone.
-_MENDS = {
-    "actions_abs": ", or learn the deltas: task.action_mode=delta task.action_rotation=null",
-}
+_ACTION_MODES = ("absolute", "delta")
 
 
 def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
-    if action_mode not in _ACTION_KEYS:
+    if action_mode not in _ACTION_MODES:
         raise ValueError(
-            f"{path}: expected actions of mode {sorted(_ACTION_KEYS)}, not {action_mode!r}"
+            f"{path}: expected actions of mode {list(_ACTION_MODES)}, not {action_mode!r}"
         )
-    action_key = _ACTION_KEYS[action_mode]
     observations: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     actions: list[np.ndarray] = []
     with h5py.File(path, "r") as file:
-        if action_mode == "delta" and _absolute(
-            json.loads(file["data"].attrs.get("env_args", "0"))
-        ):
-            raise ValueError(
-                f"{path}: expected deltas as 'actions', but env_args says that the controller took "
-                "absolute poses; record deltas, or have both with `python -m checkpoints.collect`"
-            )
         # demo_10 comes after demo_9: the files are in the order of recording.
         names = sorted(file["data"], key=lambda name: int(name.rsplit("_", 1)[-1]))
+        poses = _absolute(json.loads(file["data"].attrs.get("env_args", "0")))
         for name in names:
             demo = file["data"][name]
             for key in keys:
@@ -124,18 +114,42 @@ def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrat
                 if key == "object" and _from_cube_to_hand(demo["obs"]):
                     values[:, 7:] *= -1
                 observations[key].append(values)
-            if action_key not in demo:
-                raise ValueError(
-                    f"{path}: {name}: no {action_key!r}; record with `python -m "
-                    "checkpoints.collect`, or convert with robomimic's own script"
-                    f"{_MENDS.get(action_key, '')}"
-                )
-            actions.append(demo[action_key][:])
+            actions.append(_actions(path, demo, action_mode, poses))
     return Demonstrations(
         {key: _tensor(np.concatenate(parts)) for key, parts in observations.items()},
         _float32(np.concatenate(actions)),
         np.cumsum([len(part) for part in actions]),
     )
+
+
+def _actions(path: Path, demo: Any, action_mode: str, poses: bool) -> np.ndarray:
+    """An episode's actions; ``poses`` says whether ``env_args`` has the controller take poses.
+
+    The files of Chi et al. hold poses as ``actions``, and still the ``env_args`` of the deltas that
+    they were converted from. The numbers tell: a delta is within [-1, 1], the rotation vector of a
+    hand that points down is about pi long.
+    """
+    where = f"{path}: {demo.name.rsplit('/', 1)[-1]}"
+    if action_mode == "absolute" and "actions_abs" in demo:
+        return demo["actions_abs"][:]
+    if "actions" not in demo:
+        raise ValueError(f"{where}: no 'actions'; record with `python -m checkpoints.collect`")
+    actions = demo["actions"][:]
+    poses = poses or bool(np.mean(np.any(np.abs(actions) > 1, axis=1)) > 0.5)
+    if action_mode == "absolute" and not poses:
+        # The files that Robomimic publishes have deltas alone.
+        raise ValueError(
+            f"{where}: no 'actions_abs', and 'actions' are deltas; record with `python -m "
+            "checkpoints.collect`, or convert with robomimic's own script, or learn the deltas: "
+            "task.action_mode=delta task.action_rotation=null"
+        )
+    if action_mode == "delta" and poses:
+        raise ValueError(
+            f"{where}: expected deltas as 'actions', got absolute poses; learn those "
+            "(task.action_mode=absolute task.action_rotation=rotation_6d), record deltas, or have "
+            "both with `python -m checkpoints.collect`"
+        )
+    return actions
 
 
 def _absolute(env_args: Any) -> bool:

@@ -103,7 +103,7 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise EnvMetaError(f"unknown env_name {meta.get('env_name')!r}: expected {sorted(tasks)}")
     name = tasks[meta["env_name"]]
     row, given = TASKS[name], dict(meta.get("env_kwargs", {}))
-    version = str(meta.get("env_version", "1.4"))
+    version = _version(meta.get("env_version", "1.4"))
     controllers = given.pop("controller_configs", None)
     if controllers is None:
         raise EnvMetaError(f"{name}: no controller_configs in env_kwargs")
@@ -137,7 +137,15 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, arguments
 
 
-def _controller(task: str, config: Mapping[str, Any], version: str) -> dict[str, Any]:
+def _version(text: Any) -> tuple[int, ...]:
+    """Robosuite's version as numbers, of which two are looked at."""
+    try:
+        return tuple(int(part) for part in str(text).split(".")[:2])
+    except ValueError:
+        raise EnvMetaError(f"env_version: expected one such as '1.4.1', got {text!r}") from None
+
+
+def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) -> dict[str, Any]:
     """One arm's controller in robosuite 1.5's form."""
     if not isinstance(config, Mapping):
         raise EnvMetaError(f"{task}: expected a controller's options, got {config!r}")
@@ -148,7 +156,7 @@ def _controller(task: str, config: Mapping[str, Any], version: str) -> dict[str,
         part["input_type"] = "delta" if part.pop("control_delta") else "absolute"
     # Up to 1.4 there was one frame, the world's; 1.5 reads its own default as the base's.
     part.setdefault("input_type", "delta")
-    part.setdefault("input_ref_frame", "world" if old and version < "1.5" else "base")
+    part.setdefault("input_ref_frame", "world" if old and version < (1, 5) else "base")
     part.setdefault("gripper", {"type": "GRIP"})
     unknown = sorted(set(part) - _CONTROLLER)
     if unknown:

@@ -127,9 +127,26 @@ def test_absolute_poses_are_not_taken_for_deltas(dataset, controller):
     with h5py.File(dataset, "a") as file:
         meta = {"env_name": "Lift", "env_kwargs": {"controller_configs": controller}}
         file["data"].attrs["env_args"] = json.dumps(meta)
-    with pytest.raises(ValueError, match="expected deltas as 'actions'"):
+    with pytest.raises(ValueError, match="demo_9: expected deltas as 'actions'"):
         load_demonstrations(dataset, ["object"], "delta")
+    with h5py.File(dataset, "a") as file:
+        for demo in file["data"].values():
+            del demo["actions_abs"]
     load_demonstrations(dataset, ["object"], "absolute")
+
+
+def test_poses_are_told_by_their_numbers_where_the_file_says_deltas(dataset):
+    """The files of Chi et al., whose `env_args` are those of the deltas."""
+    delta = {"env_name": "Lift", "env_kwargs": {"controller_configs": {"control_delta": True}}}
+    with h5py.File(dataset, "a") as file:
+        file["data"].attrs["env_args"] = json.dumps(delta)
+        for demo in file["data"].values():
+            del demo["actions_abs"]
+            demo["actions"][:, 3:6] = [2.2, 2.2, 0.1]  # down
+        poses = file["data/demo_9/actions"][:]
+    assert np.allclose(load_demonstrations(dataset, ["object"], "absolute").actions[:30], poses)
+    with pytest.raises(ValueError, match="expected deltas as 'actions', got absolute poses"):
+        load_demonstrations(dataset, ["object"], "delta")
 
 
 ARRAY = {"shape": [1], "chunks": [1], "dtype": "|O", "fill_value": None, "order": "C"}

@@ -91,6 +91,15 @@ def test_absolute_control_of_either_era():
     assert (arm["input_ref_frame"], arm["damping_ratio"]) == ("base", 2)
 
 
+@pytest.mark.parametrize(
+    ("version", "frame"), [("1.4.1", "world"), ("1.5.2", "base"), ("1.10.0", "base")]
+)
+def test_versions_are_compared_as_numbers(version, frame):
+    meta = edited(controller={"control_delta": True}) | {"env_version": version}
+    arm = _read(meta)[1]["controller_configs"]["body_parts"]["right"]
+    assert arm["input_ref_frame"] == frame
+
+
 def test_one_configuration_is_for_both_arms():
     two = edited(robots=["Panda", "Panda"], env_configuration="single-arm-opposed")
     two["env_name"] = "TwoArmTransport"
@@ -112,6 +121,7 @@ def test_both_arms_must_take_the_same_actions():
     [
         (OLD | {"env_name": "Door"}, "unknown env_name 'Door'"),
         (OLD | {"type": 2}, "robosuite"),
+        (OLD | {"env_version": "new"}, "env_version: expected one such as '1.4.1', got 'new'"),
         (OLD | {"env_kwargs": {}}, "no controller_configs"),
         (edited(robots=["Sawyer"]), r"robots: expected \['Panda'\], got \['Sawyer'\]"),
         (edited(control_freq=10), "control_freq: expected 20, got 10"),
