@@ -1,7 +1,7 @@
 """Learn how to draft for a policy: ``python -m eval.calibrate checkpoint=FOLDER``.
 
 Follows the policy through a few episodes of its task, or through recorded ones
-(``observations=FILE``), learns which chunks to expect, samples the chunks step by step, fits the
+(``recorded=FILE``), learns which chunks to expect, samples the chunks step by step, fits the
 gain to them and writes both beside the weights. It takes some minutes, once for a checkpoint.
 """
 
@@ -16,16 +16,14 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import asd_policy
-import envs
 from asd_policy import AsdPolicyError
 from asd_policy.formats import save_gain
 from asd_policy.policies.expectation import Expectation, fit_expectation
 from asd_policy.policies.policy import Policy
 from asd_policy.sampling import Gain, calibrate, record_predictions
-from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
 from eval.provenance import describe, identify
-from eval.recorded import Recording
+from eval.recorded import source
 from eval.settings import device, whole
 from eval.situations import Situations, record
 
@@ -78,7 +76,10 @@ def run(config: DictConfig) -> Path:
     before = identify(config.checkpoint)
     # Read as it is without its gain, which may be the very thing to mend.
     policy = asd_policy.load_policy(config.checkpoint, device=name, gain=False)
-    situations = _situations(policy, config.observations, whole(config, "first_seed", 0), chunks)
+    first_seed = whole(config, "first_seed", 0)
+    episodes = source(policy.spec, config.recorded, first_seed)
+    episodes.check_chunks(chunks, policy.spec)
+    situations = record(policy, episodes.make_env, first_seed, chunks, episodes.max_steps)
     if len(set(situations.seed)) < 2:
         raise RequestError(
             f"chunks: {chunks} are all of one episode, and what to expect is judged by episodes "
@@ -87,8 +88,8 @@ def run(config: DictConfig) -> Path:
     gain, expectation = fit(policy, situations)
     notes = {
         "chunks": chunks,
-        "first_seed": config.first_seed,
-        "observations": config.observations and Path(config.observations).name,
+        "first_seed": first_seed,
+        "recorded": config.recorded and Path(config.recorded).name,
         "made_with": describe(name),
     }
     if identify(config.checkpoint) != before:
@@ -97,29 +98,6 @@ def run(config: DictConfig) -> Path:
             "it was: run it again"
         )
     return save_gain(gain, config.checkpoint, notes, expectation)
-
-
-def _situations(
-    policy: Policy, observations: str | None, first_seed: int, chunks: int
-) -> Situations:
-    """Where the policy plans: in episodes of its own, or in recorded ones."""
-    if observations is None:
-        if policy.spec.task not in envs.names():
-            raise RequestError(
-                f"observations: there is no simulator of task {policy.spec.task!r}; record "
-                "what the robot sees, and give observations=FILE.hdf5"
-            )
-        steps = envs.spec(policy.spec.task).max_episode_steps
-        return record(policy, env_maker(policy.spec), first_seed, chunks, steps)
-    recording = Recording(observations, policy.spec, first_seed)
-    there = sum(-(-length // policy.spec.action_horizon) for length in recording.lengths)
-    if there < chunks:
-        recording.close()
-        raise RequestError(
-            f"chunks: {observations} holds {there} chunks of {policy.spec.action_horizon} steps, "
-            f"in {len(recording.lengths)} episodes; expected at most that, got {chunks}"
-        )
-    return record(policy, lambda: recording, first_seed, chunks, max(recording.lengths))
 
 
 @hydra.main(version_base="1.3", config_path="../configs/eval", config_name="calibrate")

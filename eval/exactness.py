@@ -19,19 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 import asd_policy
-import envs
 from asd_policy import AsdPolicyError
 from asd_policy.formats import load_checkpoint
 from asd_policy.policies import Planner, Policy
 from asd_policy.sampling import Sampler, Sequential, Speculative, is_exact
-from envs.errors import UnknownTaskError
-from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
 from eval.exactness_draws import MOST_SAMPLES, Drawn, draw, draw_at, observe
 from eval.exactness_report import Report
 from eval.exactness_verdict import CONTROL, Comparison
 from eval.power import detectable
 from eval.provenance import describe, identify
+from eval.recorded import source
 from eval.settings import device, results_folder, samplers, whole
 from eval.two_sample import KINDS, compare
 
@@ -45,6 +43,7 @@ class Request:
 
     checkpoint: Path
     samplers: tuple[Sampler, ...]
+    recorded: str | None
     observations: int
     samples: int
     num_steps: int | None
@@ -72,6 +71,7 @@ class Request:
         return cls(
             checkpoint=checkpoint,
             samplers=_contenders(config),
+            recorded=None if config.recorded is None else str(config.recorded),
             observations=whole(config, "observations", 1, 1000),
             samples=whole(config, "samples", 100, MOST_SAMPLES),
             num_steps=None if config.num_steps is None else whole(config, "num_steps", 2, 1 << 16),
@@ -88,20 +88,20 @@ def run(config: DictConfig, command: str) -> Report:
     Raises:
         RequestError: If the configuration asks for what cannot be tested.
         asd_policy.AsdPolicyError: If the checkpoint cannot be read or a sampler cannot run.
-        envs.errors.UnknownTaskError: If its task is not known here.
     """
     torch.set_num_threads(1)
     request = Request.from_config(config)
     policy = asd_policy.load_policy(request.checkpoint, device=request.device)
     provenance = {**describe(request.device), "checkpoint": identify(request.checkpoint)}
     planner, notes = _planner(request, policy)
-    task = envs.spec(policy.spec.task)
+    episodes = source(policy.spec, request.recorded, request.first_seed)
+    if episodes.lengths is not None and len(episodes.lengths) < request.observations:
+        raise RequestError(
+            f"observations: expected one from each of as many episodes, at most "
+            f"{len(episodes.lengths)} of {request.recorded}, got {request.observations}"
+        )
     situations = observe(
-        policy,
-        env_maker(policy.spec),
-        request.first_seed,
-        request.observations,
-        task.max_episode_steps,
+        policy, episodes.make_env, request.first_seed, request.observations, episodes.max_steps
     )
     labels: dict[str, Sampler] = {CONTROL: Sequential()} | {str(s): s for s in request.samplers}
     for sampler in labels.values():
@@ -117,7 +117,7 @@ def run(config: DictConfig, command: str) -> Report:
     report = Report(
         command=command,
         checkpoint=str(request.checkpoint),
-        task=task.name,
+        task=policy.spec.task,
         num_steps=planner.chain.num_steps,
         samples=request.samples,
         significance=request.significance,
@@ -225,7 +225,7 @@ def main(config: DictConfig) -> None:
     command = shlex.join(["python", "-m", "eval.exactness", *HydraConfig.get().overrides.task])
     try:
         report = run(config, command)
-    except (EvaluationError, AsdPolicyError, UnknownTaskError) as error:
+    except (EvaluationError, AsdPolicyError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

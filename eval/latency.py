@@ -21,15 +21,13 @@ import asd_policy
 import envs
 from asd_policy import AsdPolicyError
 from asd_policy.policies import Policy
-from envs import TaskSpec
-from envs.errors import UnknownTaskError
-from eval.environments import env_maker
 from eval.errors import EvaluationError, RequestError
 from eval.latency_acts import time_acts
 from eval.latency_measure import Measured, measure
 from eval.latency_report import Report
 from eval.processes import run_apart
 from eval.provenance import identify
+from eval.recorded import Source, source
 from eval.settings import device, is_whole, results_folder, samplers, whole
 from eval.situations import Situations, record
 from eval.trial import try_samplers
@@ -45,6 +43,8 @@ class Request:
     checkpoint: Path
     samplers: tuple[str, ...]
     chunks: int
+    recorded: str | None
+    control_hz: float | None
     situations: Path | None
     first_seed: int
     act_steps: int
@@ -70,6 +70,8 @@ class Request:
             checkpoint=checkpoint,
             samplers=_labels(config, "sampler"),
             chunks=whole(config, "chunks", _FEWEST),
+            recorded=None if config.recorded is None else str(config.recorded),
+            control_hz=_control_hz(config),
             situations=None if config.situations is None else Path(str(config.situations)),
             first_seed=whole(config, "first_seed", 0),
             act_steps=_act_steps(config),
@@ -89,20 +91,19 @@ def run(config: DictConfig, command: str) -> Report:
         EvaluationError: If the configuration asks for what cannot be measured, or names a file that
             cannot be read.
         asd_policy.AsdPolicyError: If the checkpoint cannot be read or a sampler cannot run.
-        envs.errors.UnknownTaskError: If its task is not known here.
     """
     torch.set_num_threads(1)
     request = Request.from_config(config)
     policy = asd_policy.load_policy(request.checkpoint, device=request.device)
     identity = identify(request.checkpoint)
-    task = envs.spec(policy.spec.task)
+    task, title, control_hz = _task(request, policy)
     acts: dict[str, list[float]] = {}
     if request.measured is not None:
         measured = Measured.load(request.measured)
-        if measured.task != task.name:
+        if measured.task != task:
             raise RequestError(
                 f"measured: {request.measured} is of a policy for {measured.task!r}, "
-                f"{request.checkpoint} is one for {task.name!r}"
+                f"{request.checkpoint} is one for {task!r}"
             )
         known = measured.provenance.get("checkpoint", "none")
         if known != identity:
@@ -114,7 +115,10 @@ def run(config: DictConfig, command: str) -> Report:
     else:
         several = request.throughput_samplers if request.environments else ()
         try_samplers(policy.planner, dict.fromkeys((*request.samplers, *several)))
-        situations = _situations(request, policy, task)
+        episodes = None
+        if request.situations is None or request.act_steps:
+            episodes = source(policy.spec, request.recorded, request.first_seed)
+        situations = _situations(request, policy, episodes)
         # Each in a fresh process: nothing that ran before is in its memory or in its way.
         measured = run_apart(
             measure,
@@ -126,23 +130,36 @@ def run(config: DictConfig, command: str) -> Report:
             request.environments,
             request.repetitions,
         )
-        if request.act_steps:
+        if episodes is not None and request.act_steps:
             acts = run_apart(
                 time_acts,
                 request.checkpoint,
                 request.samplers,
                 request.device,
-                env_maker(policy.spec),
+                episodes.make_env,
                 request.first_seed,
-                task.max_episode_steps,
+                episodes.max_steps,
                 request.act_steps,
             )
-    report = Report(command, str(request.checkpoint), task.title, task.control_hz, measured, acts)
+    report = Report(command, str(request.checkpoint), title, control_hz, measured, acts)
     report.write(request.output)
     return report
 
 
-def _situations(request: Request, policy: Policy, task: TaskSpec) -> Situations:
+def _task(request: Request, policy: Policy) -> tuple[str, str, float]:
+    """The task's name, its name for people, and the robot's rate."""
+    name = policy.spec.task
+    known = envs.spec(name) if name in envs.names() else None
+    hz = request.control_hz or (known and known.control_hz)
+    if not hz:
+        raise RequestError(
+            f"control_hz: task {name!r} is not simulated here; expected how many control steps a "
+            "second the robot takes, got none: give control_hz=…"
+        )
+    return name, known.title if known else name, hz
+
+
+def _situations(request: Request, policy: Policy, episodes: Source | None) -> Situations:
     """Read or record where to plan; what was recorded is kept with the results."""
     if request.situations is not None:
         situations = Situations.load(request.situations)
@@ -162,9 +179,10 @@ def _situations(request: Request, policy: Policy, task: TaskSpec) -> Situations:
                 f"{len(situations)}"
             )
         return situations
-    make_env = env_maker(policy.spec)
+    assert episodes is not None
+    episodes.check_chunks(request.chunks, policy.spec)
     situations = record(
-        policy, make_env, request.first_seed, request.chunks, task.max_episode_steps
+        policy, episodes.make_env, request.first_seed, request.chunks, episodes.max_steps
     )
     request.output.mkdir(parents=True, exist_ok=True)
     situations.save(request.output / "situations.safetensors")
@@ -184,6 +202,14 @@ def _environments(value: Any) -> tuple[int, ...]:
     return tuple(sorted(counts))
 
 
+def _control_hz(config: DictConfig) -> float | None:
+    value = config.control_hz
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < float("inf")):
+        raise RequestError(f"control_hz: expected a number above 0, or null, got {value!r}")
+    return value
+
+
 def _act_steps(config: DictConfig) -> int:
     steps = whole(config, "act_steps", 0)
     if steps == 1:
@@ -197,7 +223,7 @@ def main(config: DictConfig) -> None:
     command = shlex.join(["python", "-m", "eval.latency", *HydraConfig.get().overrides.task])
     try:
         report = run(config, command)
-    except (EvaluationError, AsdPolicyError, UnknownTaskError) as error:
+    except (EvaluationError, AsdPolicyError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

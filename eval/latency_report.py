@@ -25,10 +25,10 @@ from eval.latency_summary import (
 
 _NOTES = """\
 Times are wall-clock time of planning one chunk for one robot, from the raw observations to the raw
-actions: {count} chunks of each sampler, in the same situations of the policy's own episodes, with
-the same noise and the recorded previous chunk, in one process of one thread; samplers in turns that
-rotate; warm-up left out; the device idle before and after. p95 and p99 are interpolated. Jitter is
-p95 minus p50, sd the standard deviation. Calls are network calls in sequence and evaluations rows
+actions: {count} chunks of each sampler, in the same situations (of the policy's own episodes, where
+the command names no file), with the same noise and the same previous chunk, in one process of one
+thread; samplers in turns that rotate; warm-up left out; the device idle before and after. p95 and
+p99 are interpolated. Jitter is p95 minus p50, sd the standard deviation. Calls are network calls in sequence and evaluations rows
 through the network, means a chunk. Speed-up is the median over the situations of {baseline}'s time
 over the sampler's, with a bootstrap 95 % interval over the situations; "/ {reference}" the median
 of the sampler's time over {reference}'s. Outside: the part of the time not spent in calls of the

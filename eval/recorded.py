@@ -1,7 +1,10 @@
-"""Recorded observations played back: the situations of a policy that has no simulator here."""
+"""Where a policy is followed: its task in the simulator, or recorded observations played back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,61 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+import envs
 from asd_policy.policies.spec import PolicySpec
+from eval.environments import env_maker
 from eval.errors import RequestError
 
 Observation = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Episodes to follow a policy through.
+
+    Attributes:
+        make_env: Makes the environment; picklable.
+        max_steps: Control steps after which an episode is stopped.
+        lengths: Observations of each episode where they are recorded; None of a simulator's.
+    """
+
+    make_env: Callable[..., gymnasium.Env]
+    max_steps: int
+    lengths: tuple[int, ...] | None = None
+
+    def check_chunks(self, chunks: int, spec: PolicySpec) -> None:
+        """Refuse more chunks than were recorded.
+
+        Raises:
+            RequestError: Naming how many there are.
+        """
+        if self.lengths is None:
+            return
+        there = sum(-(-length // spec.action_horizon) for length in self.lengths)
+        if there < chunks:
+            raise RequestError(
+                f"chunks: the recorded file holds {there} chunks of {spec.action_horizon} steps, "
+                f"in {len(self.lengths)} episodes; expected at most that, got {chunks}"
+            )
+
+
+def source(spec: PolicySpec, recorded: str | None, first_seed: int) -> Source:
+    """The episodes of a file, or of the task's simulator where ``recorded`` is None.
+
+    Raises:
+        RequestError: If there is neither, or the file is not as `Recording` says.
+    """
+    if recorded is None:
+        if spec.task not in envs.names():
+            raise RequestError(
+                f"recorded: there is no simulator of task {spec.task!r}; record what the robot "
+                "sees, and give recorded=FILE.hdf5"
+            )
+        return Source(env_maker(spec), envs.spec(spec.task).max_episode_steps)
+    recording = Recording(recorded, spec, first_seed)
+    recording.close()
+    lengths = tuple(recording.lengths)
+    return Source(partial(Recording, recorded, spec, first_seed), max(lengths), lengths)
 
 
 class Recording(gymnasium.Env[Observation, NDArray[np.float32]]):
@@ -23,7 +77,8 @@ class Recording(gymnasium.Env[Observation, NDArray[np.float32]]):
         path: The file: ``data/NAME/obs/KEY`` of shape ``(T, *shape)`` for every episode and key;
             images as bytes ``(T, height, width, 3)``.
         spec: The policy, whose keys are read.
-        first_seed: The seed that plays the first episode; the others follow.
+        first_seed: The seed that plays the first episode; the others follow, and after the last
+            the first again.
 
     Attributes:
         lengths: Observations of each episode.
@@ -38,11 +93,11 @@ class Recording(gymnasium.Env[Observation, NDArray[np.float32]]):
         try:
             self._file = h5py.File(self._path, "r")
         except OSError as error:
-            raise RequestError(f"observations: {path}: not an HDF5 file here: {error}") from error
+            raise RequestError(f"recorded: {path}: not an HDF5 file here: {error}") from error
         data = self._file.get("data")
         if not isinstance(data, h5py.Group) or not len(data):
             raise RequestError(
-                f"observations: {path}: expected data/NAME/obs/KEY for each episode, as robomimic "
+                f"recorded: {path}: expected data/NAME/obs/KEY for each episode, as robomimic "
                 f"lays them out; there are {sorted(self._file)}"
             )
         # demo_10 comes after demo_9.
@@ -57,13 +112,13 @@ class Recording(gymnasium.Env[Observation, NDArray[np.float32]]):
         missing = [key for key in self._keys if key not in there]
         if missing:
             raise RequestError(
-                f"observations: {self._path}: {name}: the policy sees {self._keys}; the file lacks "
+                f"recorded: {self._path}: {name}: the policy sees {self._keys}; the file lacks "
                 f"{missing} and has {there}"
             )
         lengths = {len(recorded[key]) for key in self._keys}
         if len(lengths) > 1 or not min(lengths):
             raise RequestError(
-                f"observations: {self._path}: {name}: expected one length of all keys, at least 1; "
+                f"recorded: {self._path}: {name}: expected one length of all keys, at least 1; "
                 f"got {sorted(lengths)}"
             )
         return int(lengths.pop())
@@ -73,7 +128,8 @@ class Recording(gymnasium.Env[Observation, NDArray[np.float32]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin the episode of this seed."""
         super().reset(seed=seed)
-        recorded = self._file["data"][self._names[(seed or 0) - self._first_seed]]["obs"]
+        place = ((seed or 0) - self._first_seed) % len(self._names)
+        recorded = self._file["data"][self._names[place]]["obs"]
         self._episode = {key: recorded[key][:] for key in self._keys}
         self._at = 0
         return self._seen(), {}

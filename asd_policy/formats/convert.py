@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(
         f"wrote {options.folder}; next: python -m eval.calibrate checkpoint={options.folder}\n"
-        "(and observations=FILE.hdf5, recorded ones, where its task is not simulated here)"
+        "(and recorded=FILE.hdf5, what the robot saw, where its task is not simulated here)"
     )
     return 0
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 
 import h5py
-import numpy as np
 import pytest
 from paths import REPOSITORY
 
@@ -55,26 +53,9 @@ def test_refuses_what_it_could_not_learn_from(folder, chunks, message):
     assert fingerprint(folder) == before
 
 
-@pytest.fixture
-def recorded(folder, tmp_path):
-    """A policy of a robot that is not simulated, and what it saw in six episodes."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["policy"]["task"] = "my_robot"
-    path.write_text(json.dumps(config))
-    spec = asd_policy.load_policy(folder, device="cpu").spec
-    rng = np.random.default_rng(0)
-    with h5py.File(tmp_path / "seen.hdf5", "w") as file:
-        for episode in range(6):
-            for entry in spec.observations:
-                seen = rng.normal(300, 40, (60 + episode, *entry.shape)).astype(np.float32)
-                file[f"data/demo_{episode}/obs/{entry.key}"] = seen
-    return folder, tmp_path / "seen.hdf5"
-
-
 def test_learns_from_what_a_robot_recorded(recorded):
     folder, file = recorded
-    done = run(f"checkpoint={folder}", f"observations={file}", "chunks=40")
+    done = run(f"checkpoint={folder}", f"recorded={file}", "chunks=40")
     assert done.returncode == 0, done.stderr
     planner = asd_policy.load_policy(folder, device="cpu").planner
     assert planner.gain is not None and len(planner.expectation.known) == 40
@@ -84,14 +65,14 @@ def test_says_what_recordings_must_hold(recorded, tmp_path):
     folder, file = recorded
     for overrides, message in [
         ([], "there is no simulator of task 'my_robot'"),
-        ([f"observations={tmp_path / 'none.hdf5'}"], "not an HDF5 file here"),
-        ([f"observations={file}"], "holds 49 chunks of 8 steps, in 6 episodes"),
+        ([f"recorded={tmp_path / 'none.hdf5'}"], "not an HDF5 file here"),
+        ([f"recorded={file}"], "holds 49 chunks of 8 steps, in 6 episodes"),
     ]:
         done = run(f"checkpoint={folder}", *overrides)
         assert done.returncode == 2 and message in done.stderr
     with h5py.File(file, "r+") as opened:
         del opened["data/demo_3/obs/agent_pos"]
-    done = run(f"checkpoint={folder}", f"observations={file}", "chunks=40")
+    done = run(f"checkpoint={folder}", f"recorded={file}", "chunks=40")
     assert done.returncode == 2 and "demo_3: the policy sees" in done.stderr
 
 

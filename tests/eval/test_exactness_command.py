@@ -96,6 +96,17 @@ def test_a_respaced_chain_says_so(run, capsys):
     assert results["reference"]["calls"] == 5
 
 
+def test_a_policy_without_a_simulator_is_tested_at_what_it_saw(recorded, run, capsys):
+    folder, file = recorded
+    arguments = [f"checkpoint={folder}", "samples=100", "sampler=[refine:4]"]
+    assert run(*arguments)[0] == 2
+    assert "no simulator of task 'my_robot'" in capsys.readouterr().err
+    assert run(*arguments, f"recorded={file}", "observations=7")[0] == 2
+    assert "at most 6" in capsys.readouterr().err
+    status, results = run(*arguments, f"recorded={file}", "observations=2")
+    assert status == 0 and len({place["seed"] for place in results["observations"]}) == 2
+
+
 def test_an_edm_chain_is_respaced_too(checkpoint, run, tmp_path):
     loaded = load_checkpoint(checkpoint)
     chain = {"name": "edm_ancestral", "num_steps": 10, "grid": "exponential",

@@ -263,6 +263,24 @@ def test_bad_values_are_refused(run, override, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_policy_without_a_simulator_is_timed_at_what_it_saw(recorded, run, capsys):
+    folder, file = recorded
+    arguments = [f"checkpoint={folder}", "sampler=[ddpm,refine:4]", "environments=[]",
+                 "throughput_samplers=[ddpm]"]  # fmt: skip
+    assert run(*arguments)[0] == 2
+    assert "control_hz: task 'my_robot' is not simulated here" in capsys.readouterr().err
+    assert run(*arguments, "control_hz=-1")[0] == 2
+    assert run(*arguments, "control_hz=15")[0] == 2
+    assert "give recorded=FILE.hdf5" in capsys.readouterr().err
+    assert run(*arguments, "control_hz=15", f"recorded={file}", "chunks=50")[0] == 2
+    assert "holds 49 chunks of 8 steps" in capsys.readouterr().err
+    # More control steps than an episode holds: the recordings are played again.
+    status, results = run(*arguments, "control_hz=15", f"recorded={file}", "chunks=3",
+                          "act_steps=400")  # fmt: skip
+    assert status == 0 and results["control_hz"] == 15 and results["task"] == "my_robot"
+    assert [row["act"]["count"] for row in results["rows"]] == [400, 400]
+
+
 def test_throughput_samplers_that_do_not_run_need_nothing(run):
     status, _ = run("sampler=ddpm", "chunks=2", "act_steps=0", "environments=[]",
                     "throughput_samplers=asd:auto")  # fmt: skip
