@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 import asd_policy
 import envs
+from asd_policy.formats.native import weights_digest
 from asd_policy.policies import Policy
 from checkpoints.stopping import stop_like_ctrl_c
 from envs import demonstrators
@@ -158,6 +159,7 @@ def collect(config: DictConfig) -> Path:
         "seed": config.seed,
         "tail": config.tail,
         "opening": config.opening,
+        "opening_weights": _opening_weights(config.opening),
         "opening_steps": config.opening_steps,
         "versions": _versions(),
     }
@@ -211,6 +213,11 @@ class PolicyOpening:
 def _policy(checkpoint: str) -> Policy:
     torch.set_num_threads(1)
     return asd_policy.load_policy(checkpoint, device="cpu", sampler="refine")
+
+
+def _opening_weights(opening: str | None) -> str | None:
+    """Which weights a policy's opening is of: in another round of DAgger its folder has others."""
+    return None if opening in (None, "noise") else weights_digest(opening)
 
 
 def _opening(config: DictConfig) -> Opening | None:

@@ -15,6 +15,7 @@ import torch
 import zarr
 from torch import Tensor
 
+from asd_policy.policies.rotation import ARM_VECTOR
 from envs.pusht_keypoints import block_keypoints
 
 
@@ -56,7 +57,7 @@ def load_demonstrations(
         keys: Observation keys to read, in any order.
         action_mode: Which actions: ``delta`` (robomimic's ``actions``), ``absolute`` (its
             ``actions_abs``; in files without them ``actions`` that are poses, as Chi et al.
-            published them) or ``position`` (PushT's).
+            published them) or ``position`` (``actions`` as they are, such as joints; PushT's).
 
     Raises:
         FileNotFoundError: If there is nothing at the path.
@@ -89,7 +90,7 @@ def _load(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
     )
 
 
-_ACTION_MODES = ("absolute", "delta")
+_ACTION_MODES = ("absolute", "delta", "position")
 
 
 def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrations:
@@ -100,21 +101,33 @@ def _load_robomimic(path: Path, keys: list[str], action_mode: str) -> Demonstrat
     observations: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     actions: list[np.ndarray] = []
     with h5py.File(path, "r") as file:
+        if not isinstance(file.get("data"), h5py.Group) or not len(file["data"]):
+            raise ValueError(
+                f"{path}: expected data/NAME/obs/KEY and data/NAME/actions for each episode, as "
+                f"robomimic lays them out; there are {sorted(file)}"
+            )
         # demo_10 comes after demo_9: the files are in the order of recording.
-        names = sorted(file["data"], key=lambda name: int(name.rsplit("_", 1)[-1]))
+        names = sorted(file["data"], key=lambda name: (len(name), name))
         poses = _absolute(json.loads(file["data"].attrs.get("env_args", "0")))
         for name in names:
             demo = file["data"][name]
+            actions.append(_actions(path, demo, action_mode, poses))
             for key in keys:
-                if key not in demo["obs"]:
+                if key not in demo.get("obs", ()):
                     raise ValueError(
-                        f"{path}: {name}: no observation {key!r}; there are {sorted(demo['obs'])}"
+                        f"{path}: {name}: no observation {key!r}; there are "
+                        f"{sorted(demo.get('obs', ()))}"
                     )
                 values = demo["obs"][key][:]
+                if len(values) != len(actions[-1]):
+                    raise ValueError(
+                        f"{path}: {name}: expected an observation for each of the "
+                        f"{len(actions[-1])} actions, got {len(values)} of {key!r}; what was seen "
+                        "after the last action is to be left out"
+                    )
                 if key == "object" and _from_cube_to_hand(demo["obs"]):
                     values[:, 7:] *= -1
                 observations[key].append(values)
-            actions.append(_actions(path, demo, action_mode, poses))
     return Demonstrations(
         {key: _tensor(np.concatenate(parts)) for key, parts in observations.items()},
         _float32(np.concatenate(actions)),
@@ -135,6 +148,15 @@ def _actions(path: Path, demo: Any, action_mode: str, poses: bool) -> np.ndarray
     if "actions" not in demo:
         raise ValueError(f"{where}: no 'actions'; record with `python -m checkpoints.collect`")
     actions = demo["actions"][:]
+    if action_mode == "position":
+        return actions
+    arms = actions.ndim == 2 and actions.shape[1] % ARM_VECTOR == 0
+    if not arms:
+        raise ValueError(
+            f"{where}: expected {ARM_VECTOR} numbers an arm in actions of mode {action_mode!r}, "
+            f"got {actions.shape[1:]}; other actions are learned as they are: "
+            "task.action_mode=position task.action_rotation=null"
+        )
     poses = poses or bool(np.mean(np.any(np.abs(actions) > 1, axis=1)) > 0.5)
     if action_mode == "absolute" and not poses:
         # The files that Robomimic publishes have deltas alone.

@@ -60,18 +60,23 @@ class ChunkData:
         # Normalised values; images stay bytes, which as numbers would take four times the memory.
         self._observed: list[Tensor] = []
         for entry in spec.observations:
-            values = demonstrations.observations[entry.key]
+            values = _checked(entry, demonstrations.observations[entry.key])
             if entry.image:
                 channels = torch.ones(entry.shape[0])
                 self.normalizers[entry.key] = Normalizer(2 * channels, -channels)
             else:
-                values = features([entry], values.flatten(1))
+                values = features([entry], values)
                 self.normalizers[entry.key] = (
                     normalizers[entry.key] if normalizers else Normalizer.fit_limits(values)
                 )
                 values = self.normalizers[entry.key].normalize(values)
             self._observed.append(values)
         actions = demonstrations.actions
+        if actions.shape[1:] != (spec.action_dim,):
+            raise ValueError(
+                f"actions: the task says {spec.action_dim} numbers, the demonstrations have "
+                f"{tuple(actions.shape[1:])}; set task.action_dim"
+            )
         self.normalizers["action"] = Normalizer.fit_limits(actions)
         if spec.action_rotation == "rotation_6d":
             actions = pose_to_6d(actions.double()).float()
@@ -87,6 +92,11 @@ class ChunkData:
                 action_horizon=spec.action_horizon,
             )
         )
+        if not len(self._windows):
+            raise ValueError(
+                f"the demonstrations are too short: expected an episode of more than "
+                f"{spec.pred_horizon - spec.obs_horizon + 1 - spec.action_horizon} steps"
+            )
         self._obs_horizon = spec.obs_horizon
         self.digest = demonstrations.digest()
 
@@ -100,6 +110,28 @@ class ChunkData:
         seen = [values[steps[:, : self._obs_horizon]] for values in self._observed]
         condition = torch.cat([_numbers(values) for values in seen], dim=2).flatten(1)
         return condition, self._actions[steps]
+
+
+def _checked(entry: ObservationKey, values: Tensor) -> Tensor:
+    """Values of an observation: bytes if it is an image, else numbers, of the task's shape.
+
+    Raises:
+        ValueError: Saying what the task expects and the demonstrations have.
+    """
+    shape, kind = tuple(values.shape[1:]), values.dtype
+    if entry.image:
+        expected = (*entry.shape[1:], entry.shape[0])
+        if kind == torch.uint8 and shape == expected:
+            return values
+        raise ValueError(
+            f"{entry.key}: the task says images, bytes of (height, width, channels) {expected}; "
+            f"the demonstrations have {kind} of shape {shape}"
+        )
+    if shape != entry.shape and (shape, entry.shape) != ((), (1,)):
+        raise ValueError(
+            f"{entry.key}: the task says shape {entry.shape}, the demonstrations have {shape}"
+        )
+    return values.float().reshape(len(values), -1)
 
 
 def _numbers(values: Tensor) -> Tensor:
@@ -232,7 +264,7 @@ class Trainer:
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         # Where the data and the run lie and how often it reports do not change what is learned.
-        free = {"dataset", "output", "device", "threads", "save_every", "half"}
+        free = {"dataset", "initial", "output", "device", "threads", "save_every", "half"}
         now: dict[str, Any] = OmegaConf.to_container(self.config)  # type: ignore[assignment]
         changed = {
             key
@@ -246,7 +278,8 @@ class Trainer:
             )
         # States of earlier versions do not say what they were made from.
         known = state.get("sources", self.sources)
-        replaced = sorted(key for key in self.sources if known.get(key) != self.sources[key])
+        both = set(known) | set(self.sources)
+        replaced = sorted(key for key in both if known.get(key) != self.sources.get(key))
         if replaced:
             raise ValueError(
                 f"{path} was written from other contents of {replaced}: restore them, or choose "

@@ -28,11 +28,12 @@ Times are wall-clock time of planning one chunk for one robot, from the raw obse
 actions: {count} chunks of each sampler, in the same situations (of the policy's own episodes, where
 the command names no file), with the same noise and the same previous chunk, in one process of one
 thread; samplers in turns that rotate; warm-up left out; the device idle before and after. p95 and
-p99 are interpolated. Jitter is p95 minus p50, sd the standard deviation. Calls are network calls in sequence and evaluations rows
-through the network, means a chunk. Speed-up is the median over the situations of {baseline}'s time
-over the sampler's, with a bootstrap 95 % interval over the situations; "/ {reference}" the median
-of the sampler's time over {reference}'s. Outside: the part of the time not spent in calls of the
-network, measured apart, the device synchronised around every call.
+p99 are interpolated. Jitter is p95 minus p50, sd the standard deviation. Calls are network calls in
+sequence and evaluations rows through the network, means a chunk. Speed-up is the median over the
+situations of {baseline}'s time over the sampler's, with a bootstrap 95 % interval over the
+situations; "/ {reference}" the median of the sampler's time over {reference}'s. Outside: the part
+of the time not spent in calls of the network, measured apart, the device synchronised around every
+call.
 
 Actions/s: the action horizon ({horizon}) over the mean time of a chunk, what a robot that waits for
 every chunk can do at most. The task runs at {hz:g} Hz. "In a period": at least 99 % of the

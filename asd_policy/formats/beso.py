@@ -116,6 +116,9 @@ def read(folder: Path, scaler: str | Path | None) -> Checkpoint:
     if goal:
         normalizers["goal_observation"] = statistics.goals(goal)
     notes = {"format": "beso", "weights": WEIGHTS_FILE, "scaler": Path(scaler).name}
+    if config.get("cond_lambda", 1) != 1:
+        # The original's evaluations name their own, 1 where nobody asks for another.
+        notes["guidance"] = "none: classifier-free guidance is not applied"
     return Checkpoint(spec, filled(spec, tensors, where), normalizers, notes)
 
 
@@ -188,7 +191,11 @@ def _yaml(path: Path) -> Mapping[str, Any]:
     except ImportError as error:
         raise CheckpointError(f"{path}: reading it needs PyYAML: pip install pyyaml") from error
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            # A few of them can stand for gigabytes; hydra writes none.
+            raise CheckpointError(f"{path}: expected plain YAML, got an alias")
+        tree = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: not readable YAML: {error}") from error
     if not isinstance(tree, Mapping):

@@ -85,10 +85,11 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
     options = config.get("policy.noise_scheduler", {})
     if not isinstance(options, Mapping):
         raise CheckpointError(f"{where}: cfg.policy.noise_scheduler: expected a dictionary")
-    steps = None
-    if "DDIM" not in str(options.get("_target_", "")):
-        steps = config.get("policy.num_inference_steps")
-    chain, parametrization = chain_and_parametrization(options, steps, posterior, where)
+    kind, steps = (
+        str(options.get("_target_", "DDPMScheduler")),
+        config.get("policy.num_inference_steps"),
+    )
+    chain, parametrization = chain_and_parametrization(kind, options, steps, posterior, where)
     planned = shape(tensors, "normalizer.params_dict.action.scale", where)[0]
     absolute = bool(config.get("task.abs_action", False)) and planned % ARM_6D == 0
     spec = PolicySpec(

@@ -54,6 +54,15 @@ _SCHEDULER = (
     "clip_sample_range",
 )
 _EPS = 1e-8
+_PROCESSORS = {
+    "rename_observations_processor",  # to the names that the policy has
+    "to_batch_processor",
+    "device_processor",
+    "normalizer_processor",
+    "unnormalizer_processor",
+}
+_READ = {"STATE": "observation.state", "ENV": "observation.environment_state", "ACTION": "action"}
+"""The one feature of each kind that LeRobot's policy looks at, whatever else a data set has."""
 
 
 def recognises(folder: Path) -> bool:
@@ -80,18 +89,18 @@ def read(folder: Path, posterior: Posterior = "ratio") -> Checkpoint:
     if config.get("type") != "diffusion":
         raise CheckpointError(f"{where}: type: expected 'diffusion', got {config.get('type')!r}")
     tensors = _tensors(folder / "model.safetensors")
-    observations, modes = _features(config, "input_features", where)
+    observations, kinds = _features(config, "input_features", where)
     actions, _ = _features(config, "output_features", where)
-    if len(actions) != 1:
-        raise CheckpointError(f"{where}: output_features: expected the action alone")
+    if [entry.key for entry in actions] != ["action"]:
+        raise CheckpointError(f"{where}: output_features: expected 'action' among them")
     unet = _chi_names(part(tensors, "diffusion.unet."))
     encoder, weights = None, dict(unet)
     if any(entry.image for entry in observations):
         encoder, encoders = _encoders(config, tensors, where)
         weights = {f"network.{name}": tensor for name, tensor in unet.items()} | encoders
     options = {name: config[name] for name in _SCHEDULER}
-    steps = config["num_inference_steps"] if config["noise_scheduler_type"] == "DDPM" else None
-    chain, parametrization = chain_and_parametrization(options, steps, posterior, where)
+    kind, steps = str(config["noise_scheduler_type"]), config["num_inference_steps"]
+    chain, parametrization = chain_and_parametrization(kind, options, steps, posterior, where)
     frames = config["n_obs_steps"]
     spec = PolicySpec(
         task=str(config.get("task") or "unknown"),
@@ -108,15 +117,12 @@ def read(folder: Path, posterior: Posterior = "ratio") -> Checkpoint:
         chain=chain,
         parametrization=parametrization,
     )
-    statistics = _Statistics(folder, tensors)
-    mapping = config["normalization_mapping"]
+    statistics = _Statistics(folder, tensors, config["normalization_mapping"])
     normalizers = {
-        entry.key: statistics.normalizer(entry.key, entry.scales, mapping.get(modes[entry.key]))
+        entry.key: statistics.normalizer(entry.key, entry.scales, kinds[entry.key])
         for entry in observations
     }
-    normalizers["action"] = statistics.normalizer(
-        actions[0].key, spec.action_dim, mapping.get("ACTION"), output=True
-    )
+    normalizers["action"] = statistics.normalizer("action", spec.action_dim, "ACTION")
     notes = {"format": "lerobot", "statistics": "weights" if statistics.old else "processors"}
     return Checkpoint(spec, filled(spec, weights, where), normalizers, notes)
 
@@ -155,20 +161,28 @@ def _encoders(
 
 
 class _Statistics:
-    """The data's statistics, among the weights (0.3) or in the processors' files (0.4)."""
+    """The data's statistics, among the weights (0.3) or in the processors' files (0.4).
 
-    def __init__(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        self.folder, self.tensors = folder, tensors
+    The processors have rules of their own, and those are the ones that LeRobot acts by.
+    """
+
+    def __init__(
+        self, folder: Path, tensors: Mapping[str, Tensor], mapping: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.tensors, self.mapping = folder, tensors, mapping
         self.old = any("normalize_targets." in name for name in tensors)
-        self._files: dict[bool, Mapping[str, Tensor]] = {}
+        self._steps: dict[bool, tuple[Mapping[str, Any], Mapping[str, Tensor]]] = {}
 
-    def normalizer(self, key: str, size: int, mode: Any, output: bool = False) -> Normalizer:
-        """The normaliser of a feature.
+    def normalizer(self, key: str, size: int, kind: str) -> Normalizer:
+        """The normaliser of a feature of a kind, of which ``ACTION`` is put out.
 
         Raises:
-            CheckpointError: If its statistics are missing.
+            CheckpointError: If its statistics are missing, or a processor does more than LeRobot's
+                own.
         """
         where = str(self.folder)
+        output = kind == "ACTION"
+        mode = self._mode(key, kind, output)
         if mode in (None, "IDENTITY"):
             return affine(torch.ones(1), torch.zeros(1), size, key, where)
         names = {"MIN_MAX": ("min", "max"), "MEAN_STD": ("mean", "std")}.get(mode)
@@ -191,30 +205,49 @@ class _Statistics:
             found = self.tensors.get(stored)
         else:
             stored = f"{key}.{name}"
-            found = self._processor(output).get(stored)
+            found = self._processor(output)[1].get(stored)
         if found is None:
             raise CheckpointError(f"{self.folder}: the statistic {stored} is missing")
         return found
 
-    def _processor(self, output: bool) -> Mapping[str, Tensor]:
-        if output not in self._files:
-            side, step = ("post", "unnormalizer") if output else ("pre", "normalizer")
+    def _mode(self, key: str, kind: str, output: bool) -> Any:
+        if self.old:
+            return self.mapping.get(kind)
+        options, _ = self._processor(output)
+        keys = options.get("normalize_observation_keys")
+        if keys is not None and not output and key not in keys:
+            return None
+        return options.get("norm_map", self.mapping).get(kind)
+
+    def _processor(self, output: bool) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """Options and statistics of the step that normalises."""
+        if output not in self._steps:
+            side, name = ("post", "unnormalizer") if output else ("pre", "normalizer")
             path = self.folder / f"policy_{side}processor.json"
             steps = _json(path).get("steps")
-            if not isinstance(steps, list):
-                raise CheckpointError(f"{path}: steps: expected a list")
-            named = [
-                entry.get("state_file")
-                for entry in steps
-                if isinstance(entry, dict) and entry.get("registry_name") == f"{step}_processor"
-            ]
-            # A name with a folder in it would lead out of this one.
-            if len(named) != 1 or not re.fullmatch(r"[\w.-]+\.safetensors", str(named[0])):
+            if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+                raise CheckpointError(f"{path}: steps: expected a list of objects")
+            unknown = {str(step.get("registry_name")) for step in steps} - _PROCESSORS
+            if unknown:
                 raise CheckpointError(
-                    f"{path}: expected one {step}_processor with a state_file, got {named!r}"
+                    f"{path}: steps {sorted(unknown)} are not among those of LeRobot's diffusion "
+                    f"policy, {sorted(_PROCESSORS)}, and what they do would be lost"
                 )
-            self._files[output] = _tensors(self.folder / str(named[0]))
-        return self._files[output]
+            found = [step for step in steps if step["registry_name"] == f"{name}_processor"]
+            stored = [str(step.get("state_file")) for step in found]
+            # A name with a folder in it would lead out of this one.
+            if len(found) != 1 or not re.fullmatch(r"[\w.-]+\.safetensors", stored[0]):
+                raise CheckpointError(
+                    f"{path}: expected one {name}_processor with a state_file, got {stored!r}"
+                )
+            options = found[0].get("config", {})
+            kinds = options.get("norm_map", {}) if isinstance(options, dict) else None
+            if not isinstance(kinds, dict) or options.get("eps", _EPS) != _EPS:
+                raise CheckpointError(
+                    f"{path}: {name}_processor: expected a norm_map and eps {_EPS}, got {options!r}"
+                )
+            self._steps[output] = options, _tensors(self.folder / stored[0])
+        return self._steps[output]
 
 
 def _features(
@@ -228,7 +261,10 @@ def _features(
     for key, feature in features.items():
         if not isinstance(feature, Mapping) or not isinstance(feature.get("shape"), list):
             raise CheckpointError(f"{where}: {name}: {key}: expected a type and a shape")
-        kinds[key] = str(feature.get("type"))
+        kind = str(feature.get("type"))
+        if _READ.get(kind, key) != key:
+            continue
+        kinds[key] = kind
         size = tuple(feature["shape"])
         entries.append(ObservationKey(key, size, image=kinds[key] == "VISUAL"))
     order = {"STATE": 0, "VISUAL": 1, "ENV": 2, "ACTION": 3}

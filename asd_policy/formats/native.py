@@ -39,6 +39,7 @@ DRAFT_FOLDER = "draft"
 _NORMALIZER = (torch.float32, torch.float64)
 FORMAT = "asd_policy"
 VERSION = 3
+_COUNT = "num_batches_tracked"
 STORED = (torch.float32, torch.float16, torch.bfloat16)
 """Types in which a network's tensors may lie in the file."""
 
@@ -109,7 +110,11 @@ def save_checkpoint(
         "policy": checkpoint.spec.to_dict(),
         "provenance": dict(checkpoint.provenance),
     }
-    tensors = {f"network.{k}": v.to(stored) for k, v in checkpoint.network.state_dict().items()}
+    tensors = {
+        # A count of batches is soon beyond float16.
+        f"network.{name}": value.to(torch.float32 if name.endswith(_COUNT) else stored)
+        for name, value in checkpoint.network.state_dict().items()
+    }
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"tensor {name} holds NaN or infinity as {tensor.dtype}")
@@ -145,8 +150,10 @@ def save_checkpoint(
 def _put_back(directory: Path) -> None:
     """Undo the first rename of a save that was killed before its second."""
     for retired in directory.parent.glob(f".{glob.escape(directory.name)}.*.old"):
-        os.replace(retired, directory)
-        return
+        # Another checkpoint's name may begin with this one's and a dot.
+        if "." not in retired.name[len(directory.name) + 2 : -len(".old")]:
+            os.replace(retired, directory)
+            return
 
 
 def _same_file(old: Path, new: Path) -> bool:

@@ -74,7 +74,9 @@ def read(content: Mapping[str, Any], where: str, posterior: Posterior = "ratio")
     kind = "ddpm" if _object(algo, "ddpm", where).get("enabled") else "ddim"
     scheduler = _object(algo, kind, where)
     steps = scheduler.get("num_inference_timesteps") if kind == "ddpm" else None
-    chain, parametrization = chain_and_parametrization(scheduler, steps, posterior, where)
+    chain, parametrization = chain_and_parametrization(
+        kind.upper(), scheduler, steps, posterior, where
+    )
     actions = _Actions(content, config, where)
     spec = PolicySpec(
         task=_task(content),

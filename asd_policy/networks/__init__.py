@@ -48,6 +48,12 @@ class DenoisingNetwork(Protocol):
 
 
 def _unet(sizes: Sizes, **options: Any) -> ConditionalUnet1D:
+    halvings = len(options.get("down_dims", ())) - 1
+    if halvings > 0 and sizes.pred_horizon % 2**halvings:
+        raise ValueError(
+            f"pred_horizon: down_dims {list(options['down_dims'])[:8]} halve it {halvings} times: "
+            f"expected a multiple of {2**halvings}, got {sizes.pred_horizon}"
+        )
     return ConditionalUnet1D(sizes.action_dim, sizes.condition_dim, **options)
 
 

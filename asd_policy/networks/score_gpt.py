@@ -99,6 +99,8 @@ class ScoreGPT(nn.Module):
             raise ValueError(f"n_layer: expected 1 to {MOST_LAYERS}, got {n_layer}")
         if head_hidden is not None and head_hidden < 1:
             raise ValueError(f"head_hidden: expected a width or None, got {head_hidden}")
+        if n_head < 1:
+            raise ValueError(f"n_head: expected at least 1, got {n_head}")
         if n_emb % n_head:
             raise ValueError(f"n_emb: expected a multiple of n_head = {n_head}, got {n_emb}")
         if sizes.pred_horizon < sizes.obs_horizon:

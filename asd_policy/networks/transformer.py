@@ -46,6 +46,8 @@ class DiffusionTransformer(nn.Module):
         super().__init__()
         if not 1 <= n_layer <= MOST_LAYERS:
             raise ValueError(f"n_layer: expected 1 to {MOST_LAYERS}, got {n_layer}")
+        if n_head < 1:
+            raise ValueError(f"n_head: expected at least 1, got {n_head}")
         if n_emb % (2 * n_head):
             raise ValueError(
                 f"n_emb: expected a multiple of 2 * n_head = {2 * n_head}, got {n_emb}"

@@ -94,7 +94,6 @@ class Planner:
                 f"precision: expected one of {get_args(Precision)}, got {precision!r}"
             )
         self.spec = spec
-        self.precision = precision
         self.device = device
         self.chain = spec.build_chain()
         self.chunk_shape = (spec.pred_horizon, spec.planned_dim)
@@ -230,6 +229,7 @@ class Planner:
             circumstances = {
                 "network": dict(self.spec.network),
                 "chunk_shape": list(self.chunk_shape),
+                "obs_horizon": self.spec.obs_horizon,
                 "num_steps": self.chain.num_steps,
                 "gain": self.gain is not None,
                 "precision": self._precision,

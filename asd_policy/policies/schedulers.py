@@ -23,16 +23,21 @@ _DEFAULTS = {
 _FIXED = {"thresholding": False, "trained_betas": None, "rescale_betas_zero_snr": False}
 
 
+_KINDS = {"DDPM": False, "DDPMParallel": False, "DDIM": True, "DDIMParallel": True}
+"""Diffusers' schedulers of this process, and whether they abbreviate it."""
+
+
 def chain_and_parametrization(
-    options: Mapping[str, Any], num_steps: int | None, posterior: Posterior, where: str
+    kind: str, options: Mapping[str, Any], num_steps: int | None, posterior: Posterior, where: str
 ) -> tuple[dict[str, Any], Parametrization]:
     """The chain of a diffusers scheduler, as the DDPM that it samples or abbreviates.
 
     A DDIM scheduler names the same trained process; its chain is that process, step by step.
 
     Args:
-        options: The scheduler's options, as diffusers names them.
-        num_steps: Steps to run; those of training when None.
+        kind: The scheduler's class, such as ``DDPMScheduler``, with its module or without.
+        options: Its options, as diffusers names them.
+        num_steps: Steps that a DDPM runs; those of training when None. Of no account for DDIM.
         posterior: As in ``GaussianChain.ddpm``.
         where: The file, for messages.
 
@@ -41,6 +46,16 @@ def chain_and_parametrization(
     """
     known = {**_DEFAULTS, **options}
     train_steps = known.get("num_train_timesteps", 1000)
+    name = kind.rpartition(".")[2].removesuffix("Scheduler")
+    if name not in _KINDS:
+        raise CheckpointError(
+            f"{where}: noise scheduler: expected DDPMScheduler or DDIMScheduler, got {kind!r}, "
+            "which samples another process"
+        )
+    if _KINDS[name] or num_steps is None:
+        num_steps = train_steps
+    else:
+        _check_timesteps(known, num_steps == train_steps, where)
     for name, expected in _FIXED.items():
         if known.get(name, expected) != expected:
             raise CheckpointError(f"{where}: noise scheduler: {name} = {known[name]!r}")
@@ -55,7 +70,7 @@ def chain_and_parametrization(
         )
     chain = {
         "name": "ddpm",
-        "num_steps": train_steps if num_steps is None else num_steps,
+        "num_steps": num_steps,
         "schedule": schedule,
         "variance": variance,
         "num_train_steps": train_steps,
@@ -63,3 +78,13 @@ def chain_and_parametrization(
     }
     clip = float(known["clip_sample_range"]) if known["clip_sample"] else None
     return chain, Parametrization(known["prediction_type"], clip)
+
+
+def _check_timesteps(options: Mapping[str, Any], all_of_them: bool, where: str) -> None:
+    """Refuse a DDPM that runs other steps of training than every n-th down to the first."""
+    spacing, offset = options.get("timestep_spacing", "leading"), options.get("steps_offset", 0)
+    if offset or not (all_of_them or spacing == "leading"):
+        raise CheckpointError(
+            f"{where}: noise scheduler: expected timestep_spacing 'leading' and steps_offset 0, "
+            f"got {spacing!r} and {offset!r}"
+        )

@@ -150,6 +150,10 @@ class PolicySpec:
         keys = [entry.key for entry in self.observations]
         if len(set(keys)) != len(keys):
             raise CheckpointError(f"observations: the keys must differ, got {keys}")
+        if "action" in keys:
+            raise CheckpointError(
+                "observations: a key 'action' would share the normaliser of the actions: rename it"
+            )
         for entry in self.observations:
             for size in entry.shape:
                 _check_size(f"observations: {entry.key}: shape", size)

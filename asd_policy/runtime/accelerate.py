@@ -133,12 +133,13 @@ class _OneStep:
         self._tables: dict[Any, tuple[GaussianChain, CleanPrediction, Prior]] = {}
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # as copies look for, before there is a scheduler to ask
+            raise AttributeError(name)
         return getattr(self._scheduler, name)
 
     def set_timesteps(self, num_inference_steps: int, *arguments: Any, **options: Any) -> None:
         """Begin a sampling: the next call of the network only says what the condition is."""
-        abbreviates = "DDIM" in type(self._scheduler).__name__
-        self._steps = None if abbreviates else num_inference_steps
+        self._steps = num_inference_steps
         self.forget()
 
         def forward(*given: Any, **named: Any) -> Tensor:
@@ -193,9 +194,9 @@ class _OneStep:
     def _chain(self, device: torch.device) -> tuple[GaussianChain, CleanPrediction, Prior]:
         key = self._steps, device
         if key not in self._tables:
-            options = dict(self._scheduler.config)
+            kind = type(self._scheduler).__name__
             chain_options, parametrization = chain_and_parametrization(
-                options, self._steps, _posterior(), type(self._scheduler).__name__
+                kind, dict(self._scheduler.config), self._steps, _posterior(), kind
             )
             chain = GaussianChain.ddpm(**{k: v for k, v in chain_options.items() if k != "name"})
             prior = Prior(None if self._gain is None else self._gain.to(device))

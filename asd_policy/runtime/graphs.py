@@ -8,6 +8,7 @@ for nothing, and are not counted as evaluations.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -69,6 +70,8 @@ class GraphRunner:
         self._capture = capture
         self._eager = EagerRunner()
         self._programs: OrderedDict[tuple[Model, str, int], _Straight | _Rounds] = OrderedDict()
+        # Policies of several threads share a planner, and a program has one place for inputs.
+        self._lock = threading.Lock()
 
     def __call__(
         self,
@@ -80,7 +83,7 @@ class GraphRunner:
     ) -> SampleResult:
         """Sample, capturing first if this sampler is new here for so many chains."""
         # Streams and graphs are of the current device, which need not be the policy's.
-        with torch.cuda.device_of(inputs.condition):
+        with self._lock, torch.cuda.device_of(inputs.condition):
             n = len(inputs.condition)
             if isinstance(sampler, Speculative):
                 if not inputs.prior.worth_drafting(chain, sampler, n):
@@ -108,7 +111,7 @@ class GraphRunner:
 
     def prepared(self, action: Callable[[], None], device: torch.device) -> Callable[[], None]:
         """The action as a graph."""
-        with torch.cuda.device_of(torch.empty(0, device=device)):
+        with self._lock, torch.cuda.device_of(torch.empty(0, device=device)):
             return self._capture(action)
 
 

@@ -45,8 +45,8 @@ def sample_ddim(
     _require_integer("DDIM's num_steps", num_steps, k)
     nodes = k - 1 - np.arange(num_steps)[::-1] * (k // num_steps)
     # Pure noise is as wide as unit data would be there: 1 all along a DDPM chain.
-    width = (chain.signal**2 + chain.noise**2).sqrt()
-    x = noise.initial * (chain.initial_std * float(width[nodes[0]] / width[0]))
+    width = (chain.signal**2 + chain.noise**2).sqrt().tolist()
+    x = noise.initial * (chain.initial_std * (width[nodes[0]] / width[0]))
     for j, (keep, move) in zip(nodes.tolist(), _transfers(chain, nodes), strict=True):
         x = keep * x + move * _denoise_all(denoise, x, j)
     return _fixed_cost(x, nodes, k)

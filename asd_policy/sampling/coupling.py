@@ -45,6 +45,9 @@ def reflection_coupling(difference: Tensor, z: Tensor, u: Tensor) -> Coupled:
     return Coupled(accepted & possible, torch.where(possible.unsqueeze(-1), reflected, z))
 
 
+_FARTHEST = 1e6
+
+
 class BlockVerdict(NamedTuple):
     """The outcome of verifying a block of drafts together.
 
@@ -65,7 +68,8 @@ def block_verification(
 
     With ``p_j`` the prefix's likelihood ratio, capped at 1 as it grows, the longest prefix with
     ``u_j ≤ h_j`` stands; after it the component along ``D`` is drawn from what the target has left,
-    by bisection. Whoever calls this draws all noise after row ``stop`` afresh.
+    by bisection. Whoever calls this draws all noise after row ``stop`` afresh. A draft that is not
+    finite, or too far off for the arithmetic, never stands.
 
     Args:
         difference: ``(m̂ - m)/s`` of each row, ``(N, W, D)``.
@@ -78,8 +82,11 @@ def block_verification(
     n, width, size = difference.shape
     # The paper's D is the target's mean less the draft's.
     d = -difference.double()
+    # Beyond it the overlap is nothing, and s - ‖D‖ has no digits left.
+    possible = d.norm(dim=-1) <= _FARTHEST
+    d = torch.where(possible[:, :, None], d, 0.0)
     size_d = d.norm(dim=-1)
-    ratio = (z * d).sum(-1) - size_d.square() / 2
+    ratio = torch.where(possible, (z * d).sum(-1) - size_d.square() / 2, -torch.inf)
     log_p = [ratio.new_zeros(n)]
     for row in range(width):
         log_p.append((log_p[-1] + ratio[:, row]).clamp(max=0.0))
@@ -92,6 +99,8 @@ def block_verification(
     open_ended = torch.where(
         prefix[:, :-1] >= 1, 1.0, left / (left + 1 - prefix[:, :-1]).clamp(min=1e-300)
     )
+    # Such a row is as good as disjoint: all that the target has is left.
+    open_ended = torch.where(possible, open_ended, prefix[:, :-1])
     rows = torch.arange(width + 1, device=z.device)
     bound = torch.cat([open_ended, prefix[:, -1:]], dim=1)
     bound = torch.where(rows == drafts[:, None], prefix, bound)
@@ -106,6 +115,7 @@ def block_verification(
     direction = (d.gather(1, gather)[:, 0] / delta[:, None]).to(z.dtype)
     orthogonal = fresh - (fresh * direction).sum(-1, keepdim=True) * direction
     drawn = orthogonal + (along - delta).to(z.dtype)[:, None] * direction
+    drawn = torch.where(possible.gather(1, at), drawn, fresh)
     kept = z.gather(1, gather)[:, 0]
     return BlockVerdict(stop, torch.where((stop < drafts)[:, None], drawn, kept))
 

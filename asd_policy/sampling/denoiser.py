@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -37,6 +38,9 @@ class Parametrization:
             )
         if self.clip is not None and not self.clip > 0:
             raise SamplerError(f"clip must be positive or None, got {self.clip!r}")
+        size = self.sigma_data
+        if size is not None and not (isinstance(size, (int, float)) and 0 < size < math.inf):
+            raise SamplerError(f"sigma_data: expected a number above 0, got {size!r}")
         if (self.sigma_data is not None) != (self.prediction == "edm"):
             raise SamplerError(
                 f"sigma_data belongs to prediction 'edm' and to no other; got prediction "

@@ -13,6 +13,7 @@ import pytest
 import torch
 import zarr
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
 from paths import REPOSITORY, SHARED
 
 import asd_policy
@@ -133,6 +134,67 @@ def test_absolute_poses_are_not_taken_for_deltas(dataset, controller):
         for demo in file["data"].values():
             del demo["actions_abs"]
     load_demonstrations(dataset, ["object"], "absolute")
+
+
+def test_actions_that_are_no_poses_are_learned_as_they_are(dataset):
+    with h5py.File(dataset, "a") as file:
+        for demo in file["data"].values():
+            joints = 3 * demo["actions"][:, :6]
+            del demo["actions"], demo["actions_abs"]
+            demo["actions"] = joints
+        first = file["data/demo_9/actions"][:]
+    for mode in ("delta", "absolute"):
+        with pytest.raises(ValueError, match=r"7 numbers an arm.*\(6,\).*action_mode=position"):
+            load_demonstrations(dataset, ["object"], mode)
+    learned = load_demonstrations(dataset, ["object"], "position").actions
+    assert np.allclose(learned[:30], first)
+
+
+def test_what_was_seen_after_the_last_action_is_not_taken_for_the_next_episode(dataset):
+    with h5py.File(dataset, "a") as file:
+        demo = file["data/demo_9"]
+        seen = demo["obs/object"][:]
+        del demo["obs/object"]
+        demo["obs/object"] = np.concatenate([seen, seen[-1:]])
+    with pytest.raises(ValueError, match="demo_9: .*each of the 30 actions, got 31 of 'object'"):
+        load_demonstrations(dataset, ["object"], "delta")
+
+
+def test_bytes_that_are_no_image_are_numbers(dataset, tmp_path):
+    """A switch, such as an open or closed gripper."""
+    config = configure(dataset, tmp_path)
+    key = OmegaConf.create({"key": "switch", "shape": [1]})
+    with open_dict(config):
+        config.task.observations = [*config.task.observations, key]
+    spec = policy_spec(config)
+    batches = []
+    for kind in (np.float32, np.uint8):
+        with h5py.File(dataset, "a") as file:
+            for demo in file["data"].values():
+                demo["obs"].pop("switch", None)
+                demo["obs/switch"] = (np.arange(len(demo["actions"])) % 2)[:, None].astype(kind)
+        keys = [entry.key for entry in spec.observations]
+        data = ChunkData(load_demonstrations(dataset, keys, "delta"), spec)
+        batches.append(data.batch(torch.arange(8))[0])
+    assert torch.equal(*batches)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.action_dim=14", "the task says 14 numbers, the demonstrations have"),
+        ("task.observations.0.shape=[13]", r"object: the task says shape \(13,\), .*\(14,\)"),
+        ("policy.pred_horizon=200", "an episode of more than"),
+        ("policy.pred_horizon=15", "halve it 1 times: expected a multiple of 2, got 15"),
+    ],
+)
+def test_a_task_that_is_not_the_datas_is_named_before_training(
+    dataset, tmp_path, override, message
+):
+    config = configure(dataset, tmp_path / "run", "task.observations.0.quaternions=[]", override)
+    with pytest.raises((ValueError, asd_policy.AsdPolicyError), match=message):
+        train(config)
+    assert not (tmp_path / "run" / "train_state.pt").exists()
 
 
 def test_poses_are_told_by_their_numbers_where_the_file_says_deltas(dataset):
@@ -385,8 +447,8 @@ def test_absolute_actions_must_be_in_the_file(dataset):
         del file["data/demo_9/actions_abs"]
     with pytest.raises(ValueError, match="demo_9: no 'actions_abs'.*action_mode=delta"):
         load_demonstrations(dataset, ["object"], "absolute")
-    with pytest.raises(ValueError, match=r"actions of mode \['absolute', 'delta'\]"):
-        load_demonstrations(dataset, ["object"], "position")
+    with pytest.raises(ValueError, match=r"actions of mode \['absolute', 'delta', 'position'\]"):
+        load_demonstrations(dataset, ["object"], "unknown")
 
 
 def test_refuses_predictions_that_there_are_not(dataset, tmp_path):
@@ -448,7 +510,7 @@ def test_a_run_is_continued_with_its_own_data_alone_wherever_that_lies(dataset, 
     before = (first / "model.safetensors").read_bytes()
     moved = shutil.copy(dataset, tmp_path / "moved.hdf5")
     train(configure(moved, tmp_path / "run"))
-    edit_actions(dataset, lambda actions: 2 * actions)
+    edit_actions(dataset, lambda actions: actions / 2)
     with pytest.raises(ValueError, match=r"other contents of \['dataset'\].*another output"):
         train(configure(dataset, tmp_path / "run"))
     assert (first / "model.safetensors").read_bytes() == before
@@ -466,6 +528,15 @@ def test_a_run_is_not_continued_from_another_initial_policy(dataset, tmp_path):
     train(configure(dataset, tmp_path / "initial", "seed=1"))
     with pytest.raises(ValueError, match=r"other contents of \['initial'\]"):
         train(configure(dataset, tmp_path / "run", f"initial={initial}"))
+    with pytest.raises(ValueError, match=r"other contents of \['initial'\]"):
+        train(configure(dataset, tmp_path / "run"))
+
+
+def test_the_initial_policy_may_have_moved(dataset, tmp_path):
+    initial = train(configure(dataset, tmp_path / "initial"))
+    train(configure(dataset, tmp_path / "run", f"initial={initial}", "seed=1"))
+    moved = shutil.move(initial, tmp_path / "moved")
+    train(configure(dataset, tmp_path / "run", f"initial={moved}", "seed=1"))
 
 
 def test_a_finished_run_leaves_its_checkpoint_and_gain_as_they_are(dataset, tmp_path):

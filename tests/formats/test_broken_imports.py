@@ -216,6 +216,14 @@ def edit_tensors(change):
     return spoil
 
 
+def writable(source, folder):
+    """A copy to be changed."""
+    shutil.copytree(source, folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    return folder
+
+
 LEROBOT_BIAS = "diffusion.unet.final_conv.1.bias"
 SPOILED_LEROBOT = {
     "another policy": (edit(lambda t: t.update(type="act")), "expected 'diffusion', got 'act'"),
@@ -237,9 +245,9 @@ SPOILED_LEROBOT = {
         edit(lambda t: t["input_features"]["observation.state"].update(shape=[10**12])),
         "expected an integer in 1",
     ),
-    "two outputs": (
-        edit(lambda t: t["output_features"].update(b={"type": "ACTION", "shape": [1]})),
-        "the action alone",
+    "no action": (
+        edit(lambda t: t.update(output_features={"b": {"type": "ACTION", "shape": [1]}})),
+        "expected 'action' among them",
     ),
     "no statistics": (
         edit_tensors(lambda t: t.pop("normalize_inputs.buffer_observation_state.min")),
@@ -265,10 +273,40 @@ SPOILED_LEROBOT = {
 
 @pytest.mark.parametrize(("spoil", "message"), SPOILED_LEROBOT.values(), ids=SPOILED_LEROBOT)
 def test_a_spoiled_folder_of_lerobot(tmp_path, spoil, message):
-    folder = tmp_path / "spoiled"
-    shutil.copytree(fixture("lerobot_033_state/pretrained_model"), folder)
-    for path in (folder, *folder.iterdir()):
-        path.chmod(0o755)
+    folder = writable(fixture("lerobot_033_state/pretrained_model"), tmp_path / "spoiled")
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(folder)
+
+
+def processor(side, change):
+    def spoil(folder):
+        path = folder / f"policy_{side}processor.json"
+        tree = json.loads(path.read_text())
+        change(tree["steps"])
+        path.write_text(json.dumps(tree))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            processor("post", lambda steps: steps.append({"registry_name": "absolute_actions"})),
+            r"steps \['absolute_actions'\] are not among",
+        ),
+        (processor("post", lambda steps: steps.pop(0)), "expected one unnormalizer_processor"),
+        (processor("pre", lambda steps: steps[-1].update(config=[])), "expected a norm_map"),
+        (processor("pre", lambda steps: steps[-1]["config"].update(eps=1)), "expected a norm_map"),
+        (
+            processor("pre", lambda steps: steps[-1]["config"]["norm_map"].update(ENV="MAGIC")),
+            "unknown normalisation 'MAGIC'",
+        ),
+    ],
+)
+def test_processors_that_do_something_else(tmp_path, spoil, message):
+    folder = writable(fixture("lerobot_044_state/pretrained_model"), tmp_path / "spoiled")
     spoil(folder)
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(folder)
@@ -299,6 +337,16 @@ def test_a_run_of_beso_that_does_not_say_how_it_scales(tmp_path):
     np.savez(tmp_path / "scaler.npz")
     with pytest.raises(CheckpointError, match="scale_data: expected true or false, got None"):
         read_checkpoint(tmp_path / "run", scaler=tmp_path / "scaler.npz")
+
+
+def test_a_run_of_beso_whose_configuration_stands_for_gigabytes(tmp_path):
+    run = writable(fixture("beso_kitchen/c_beso_1"), tmp_path / "run")
+    config = run / ".hydra" / "config.yaml"
+    bomb = "\n".join(f"b{n}: &b{n} {{<<: [*b{n - 1}, *b{n - 1}]}}" for n in range(1, 60))
+    config.write_text(f"b0: &b0 {{x: 1}}\n{bomb}\n{config.read_text()}")
+    np.savez(tmp_path / "scaler.npz")
+    with pytest.raises(CheckpointError, match="expected plain YAML, got an alias"):
+        read_checkpoint(run, scaler=tmp_path / "scaler.npz")
 
 
 def test_a_folder_or_file_of_no_known_kind(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +53,34 @@ def edited(module, path, change):
         content = file.content()
         change(content)
         return module.read(content, path, "table")
+
+
+@pytest.mark.parametrize("name", ["lerobot_033_state", "lerobot_044_state"])
+def test_lerobots_policy_looks_at_no_other_features(tmp_path, name):
+    """A data set may have efforts and velocities beside the state (LeRobot #1665)."""
+    source, folder = fixture(f"{name}/pretrained_model"), tmp_path / "more"
+    shutil.copytree(source, folder)
+    path = folder / "config.json"
+    path.chmod(0o644)
+    config = json.loads(path.read_text())
+    config["input_features"]["observation.effort"] = {"type": "STATE", "shape": [3]}
+    config["output_features"]["action.base"] = {"type": "ACTION", "shape": [2]}
+    path.write_text(json.dumps(config))
+    assert read_checkpoint(folder).spec == read_checkpoint(source).spec
+
+
+def test_lerobots_processors_have_their_own_rules(tmp_path):
+    source, folder = fixture("lerobot_044_state/pretrained_model"), tmp_path / "other"
+    shutil.copytree(source, folder)
+    path = folder / "policy_preprocessor.json"
+    path.chmod(0o644)
+    tree = json.loads(path.read_text())
+    tree["steps"][-1]["config"]["norm_map"]["STATE"] = "IDENTITY"
+    tree["steps"][-1]["config"]["normalize_observation_keys"] = ["observation.state"]
+    path.write_text(json.dumps(tree))
+    normalizers = read_checkpoint(folder).normalizers
+    for key in ("observation.state", "observation.environment_state"):
+        assert bool((normalizers[key].scale == 1).all() and (normalizers[key].offset == 0).all())
 
 
 @pytest.mark.parametrize(("diffusers", "posterior"), [("0111", "table"), ("0421", "ratio")])

@@ -54,6 +54,17 @@ def test_a_weight_beyond_half_precision_is_not_stored_as_infinity(tiny_checkpoin
     assert not (tmp_path / "half").exists()
 
 
+def test_a_count_of_batches_is_no_weight(tiny_checkpoint, tmp_path):
+    """Of batch norm: after 65504 steps it is beyond float16."""
+    tiny_checkpoint.network.register_buffer("num_batches_tracked", torch.tensor(100_000))
+    save_checkpoint(tiny_checkpoint, tmp_path / "half", stored=torch.float16)
+    stored = load_file(tmp_path / "half" / WEIGHTS)
+    assert stored["network.num_batches_tracked"] == 100_000
+    assert {t.dtype for n, t in stored.items() if n.startswith("network.")} == {
+        torch.float16, torch.float32
+    }  # fmt: skip
+
+
 def test_the_fingerprint_is_of_the_content(tiny_checkpoint, tiny_folder, tmp_path):
     save_checkpoint(tiny_checkpoint, tmp_path / "copy")
     assert fingerprint(tiny_folder) == fingerprint(tmp_path / "copy")
@@ -68,6 +79,12 @@ def test_saving_again_keeps_the_card(tiny_checkpoint, tiny_folder):
     save_checkpoint(tiny_checkpoint, tiny_folder)
     assert (tiny_folder / "README.md").read_text() == "a card"
     load_checkpoint(tiny_folder)
+
+
+def test_another_checkpoints_remains_are_left_alone(tiny_checkpoint, tmp_path):
+    (tmp_path / ".lift.v2.k1l2.old").mkdir()
+    save_checkpoint(tiny_checkpoint, tmp_path / "lift")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lift.v2.k1l2.old", "lift"]
 
 
 def test_a_save_killed_between_its_renames_is_mended_by_the_next(tiny_checkpoint, tiny_folder):

@@ -13,7 +13,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "repeat_interleave")
+_WAITS = (
+    "_local_scalar_dense",
+    "item",  # as the one before is called within inference_mode
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "unique",
+    "repeat_interleave",
+)
 
 
 def capture(function: Callable[[], None]) -> Callable[[], None]:
@@ -36,7 +45,8 @@ class _Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         name = operation.name().removeprefix("aten::").partition(".")[0]
         masks = [t for t in _tensors(args[1:]) if t.dtype == torch.bool]
-        if name in _WAITS or (name in ("index", "index_put", "index_put_") and masks):
+        found = name == "where" and len(_tensors((args, kwargs))) == 1  # where(condition)
+        if found or name in _WAITS or (name in ("index", "index_put", "index_put_") and masks):
             raise AssertionError(f"{operation.name()} waits for the device: no graph can hold it")
         result = operation(*args, **kwargs)
         given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from golden import fixture, golden, largest
 from torch import nn
 
 import asd_policy
-from asd_policy.errors import PlanningError
+from asd_policy.errors import CheckpointError, PlanningError
 from asd_policy.networks import ConditionalUnet1D
 
 diffusers = pytest.importorskip("diffusers")
@@ -200,6 +201,38 @@ def test_ddim_is_replaced_by_the_ddpm_that_it_abbreviates():
     with asd_policy.accelerate(policy, "ddpm") as accelerated:
         draw(policy, 1)
     assert accelerated.last.calls == [20] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "steps", "message"),
+    [
+        ("EulerDiscreteScheduler", {}, 20, "expected DDPMScheduler or DDIMScheduler, got 'Euler"),
+        ("UniPCMultistepScheduler", {}, 20, "got 'UniPCMultistepScheduler', which samples another"),
+        ("DDPMScheduler", {"timestep_spacing": "trailing"}, 10, "timestep_spacing 'leading'"),
+        ("DDPMScheduler", {"timestep_spacing": "linspace"}, 10, "timestep_spacing 'leading'"),
+        ("DDPMScheduler", {"steps_offset": 1}, 10, "steps_offset 0, got 'leading' and 1"),
+    ],
+)
+def test_other_processes_are_refused(kind, options, steps, message):
+    policy = DiffusionPolicyLike(scheduler(kind, **options))
+    policy.num_inference_steps = steps
+    with asd_policy.accelerate(policy), pytest.raises(CheckpointError, match=message):
+        draw(policy, 1)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_all_steps_are_the_same_however_spaced(spacing):
+    policy = DiffusionPolicyLike(scheduler(timestep_spacing=spacing))
+    own = draw(policy, 5, rows=1)
+    with asd_policy.accelerate(policy, "ddpm"):
+        torch.testing.assert_close(draw(policy, 5, rows=1), own, atol=1e-5, rtol=0)
+
+
+def test_an_accelerated_policy_can_be_copied():
+    policy = DiffusionPolicyLike(scheduler())
+    with asd_policy.accelerate(policy, "asd-paper:8"):
+        twin = copy.deepcopy(policy)
+        assert torch.equal(draw(twin, 3), draw(policy, 3))
 
 
 def test_restoring_leaves_no_trace():

@@ -5,6 +5,7 @@ Without a GPU a "graph" is a tape of the function's operations: all is tested bu
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -87,14 +88,35 @@ def test_replaying_is_running(make, sampler):
     assert bool(captured) == (sampler not in ("paradigms:6", "asd+block:6"))
 
 
+@pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize(
-    "waits", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.nonzero()]
+    "waits",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x.sum()),
+        lambda x: bool(x.sum()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.where(x > 0),
+    ],
 )
-def test_what_waits_for_the_device_is_refused(waits):
-    """So that the tests above say something of graphs."""
+def test_what_waits_for_the_device_is_refused(waits, inference):
+    """So that the tests above, which plan in inference mode, say something of graphs."""
     x = torch.ones(3)
-    with pytest.raises(AssertionError, match="no graph can hold it"):
-        tape.capture(lambda: waits(x))
+    with torch.inference_mode(inference):
+        with pytest.raises(AssertionError, match="no graph can hold it"):
+            tape.capture(lambda: waits(x))
+
+
+def test_threads_share_a_planner_without_each_others_inputs(make):
+    """A program has one place for its inputs."""
+    eager, first = make("asd:6", None), make("asd:6", GraphRunner(tape.capture))
+    policies = [first, *(first.with_sampler("asd:6") for _ in range(3))]
+    with ThreadPoolExecutor(len(policies)) as threads:
+        found = list(threads.map(chunks, policies, [[seed] for seed in range(1, 5)]))
+    for seed, plans in zip(range(1, 5), found, strict=True):
+        for expected, plan in zip(chunks(eager, [seed]), plans, strict=True):
+            assert np.array_equal(plan.chunks, expected.chunks)
 
 
 def test_keeps_few_programs(make, monkeypatch):

@@ -61,6 +61,22 @@ def block(distance, n=40_000, width=4, size=5, drafts=4):
     return difference, z, u, block_verification(difference, z, u, count, fresh, fresh_u)
 
 
+@pytest.mark.parametrize("far", [torch.nan, torch.inf, 1e30, 1e18, 1e14, 1e7, 1e5, 100.0])
+def test_a_block_ends_before_a_draft_that_is_far_off(far):
+    """Were it only near: the noise there is normal, and the drafts before it stand as ever."""
+    n, size = 20_000, 5
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(n, 3, size, generator=generator)
+    u, fresh_u = (1 - torch.rand(*s, generator=generator) for s in ((n, 4), (n,)))
+    fresh = torch.randn(n, size, generator=generator)
+    difference = torch.zeros(n, 3, size)
+    difference[:, 1, 0], difference[:, 2] = far, torch.nan
+    stop, noise = block_verification(difference, z, u, torch.full((n,), 3), fresh, fresh_u)
+    assert (stop == 1).all()
+    for axis in range(size):
+        assert kstest(noise[:, axis].numpy(), "norm").pvalue > 1e-4
+
+
 @pytest.mark.parametrize("distance", [0.1, 1.0, 3.0])
 def test_a_block_draws_the_target_at_its_first_step(distance):
     difference, z, _, (stop, noise) = block(distance)
