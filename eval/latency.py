@@ -165,13 +165,17 @@ def _situations(request: Request, policy: Policy, episodes: Source | None) -> Si
         situations = Situations.load(request.situations)
         spec = policy.spec
         history = (spec.obs_horizon, spec.observation_dim)
-        if situations.history.shape[1:] != history or situations.previous.shape[1:] != (
-            policy.planner.chunk_shape
+        places = spec.obs_horizon - 1 if spec.context == "growing" else 0
+        if (
+            situations.history.shape[1:] != history
+            or situations.previous.shape[1:] != policy.planner.chunk_shape
+            or situations.begun.shape[1] != places
         ):
             raise RequestError(
                 f"situations: {request.situations} is of another policy: expected histories "
-                f"{history} and chunks {policy.planner.chunk_shape}, got "
-                f"{situations.history.shape[1:]} and {situations.previous.shape[1:]}"
+                f"{history}, chunks {policy.planner.chunk_shape} and {places} actions before, got "
+                f"{situations.history.shape[1:]}, {situations.previous.shape[1:]} and "
+                f"{situations.begun.shape[1]}"
             )
         if len(situations) < _FEWEST:
             raise RequestError(

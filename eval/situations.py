@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from asd_policy.policies.policy import Plan, Policy
+from asd_policy.policies.policy import Plan, Policy, begun_with
+from asd_policy.policies.spec import PolicySpec
 from asd_policy.sampling import ChunkNoise, NoiseStream
 from eval.errors import EvaluationError
 
@@ -39,12 +40,15 @@ class Situations:
             planned_dim)``; NaN where an episode begins.
         seed: Seed of each one's episode, ``(N,)`` int64.
         chunk: Index of the chunk in its episode, ``(N,)`` int64.
+        begun: What each one's chain begins with in place of noise, ``(N, places, planned_dim)``,
+            NaN where it begins with noise; of no places but of policies whose window grows.
     """
 
     history: NDArray[np.float32]
     previous: NDArray[np.float32]
     seed: NDArray[np.int64]
     chunk: NDArray[np.int64]
+    begun: NDArray[np.float32]
 
     def __len__(self) -> int:
         """N."""
@@ -58,7 +62,7 @@ class Situations:
         self, rows: Sequence[int], num_steps: int, shape: Sequence[int], repeat: int = 0
     ) -> ChunkNoise:
         """The noise that the policy would plan with in some situations."""
-        return ChunkNoise.stack(
+        noise = ChunkNoise.stack(
             [
                 NoiseStream(int(self.seed[row]), repeat).chunk(
                     int(self.chunk[row]), num_steps, shape
@@ -66,6 +70,8 @@ class Situations:
                 for row in rows
             ]
         )
+        begun = [torch.from_numpy(self.begun[row]) for row in rows]
+        return begun_with(noise, [each[~each.isnan().any(1)] for each in begun])
 
     def save(self, path: Path) -> None:
         """Write them as safetensors, for a machine without the simulator."""
@@ -79,7 +85,10 @@ class Situations:
             EvaluationError: If the file is not that.
         """
         try:
-            return cls(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
+            found = {name: tensor.numpy() for name, tensor in load_file(path).items()}
+            if "begun" not in found and "previous" in found:  # older files, of other policies
+                found["begun"] = found["previous"][:, :0]
+            return cls(**found)
         except (OSError, SafetensorError, TypeError) as error:
             raise EvaluationError(f"{path}: not a file of situations: {error}") from error
 
@@ -119,7 +128,16 @@ def record(
         np.stack([unknown if chunk is None else chunk.cpu().numpy() for chunk in previous]),
         np.array([seed for seed, _, _ in plans]),
         np.array([chunk for _, chunk, _ in plans]),
+        _padded([plan.begun[0] for _, _, plan in plans], spec),
     )
+
+
+def _padded(begun: Sequence[Tensor], spec: PolicySpec) -> NDArray[np.float32]:
+    places = spec.obs_horizon - 1 if spec.context == "growing" else 0
+    padded = np.full((len(begun), places, spec.planned_dim), np.nan, np.float32)
+    for row, actions in zip(padded, begun, strict=True):
+        row[: len(actions)] = actions.numpy()
+    return padded
 
 
 def _episode(policy: Policy, env: gymnasium.Env, seed: int, max_steps: int) -> Iterator[Plan]:

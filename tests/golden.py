@@ -40,6 +40,15 @@ def golden(path: str) -> dict[str, Any]:
     return {n: torch.from_numpy(a) if a.dtype.kind in "fiu" else a for n, a in arrays.items()}
 
 
+def scaler_of(name: str, folder: Path) -> Path:
+    """The statistics that BESO's own scaler had, as a user would save them."""
+    arrays = golden(f"{name}/golden.npz")
+    known = {n.removeprefix("scaler."): a for n, a in arrays.items() if n.startswith("scaler.")}
+    numbers = {n: a.numpy() for n, a in known.items() if isinstance(a, torch.Tensor)}
+    np.savez(folder / "scaler.npz", **numbers)
+    return folder / "scaler.npz"
+
+
 def injected(initial: Tensor, steps: Tensor) -> ChunkNoise:
     """Noise of the originals' making: ``(N, T, D)``, and ``(99, N, T, D)`` in order of use."""
     steps = steps.transpose(0, 1)

@@ -37,6 +37,8 @@ class Plan:
         history: What was planned from, raw, ``(n, To, observation_dim)``.
         previous: For each episode the chunk planned before, normalised and shifted to now, ``(Tp,
             planned_dim)``; None for an episode's first.
+        begun: For each episode what its chain began with in place of noise: the actions executed,
+            scaled, ``(places, planned_dim)``; none but of policies whose window grows.
         chunks: The planned actions, ``(n, Tp, action_dim)``.
         calls: Sequential network calls of each chunk.
         evaluations: Rows through the network of each chunk.
@@ -47,6 +49,7 @@ class Plan:
     episodes: tuple[int, ...]
     history: NDArray[np.float32]
     previous: list[Tensor | None]
+    begun: list[Tensor]
     chunks: NDArray[np.float32]
     calls: list[int]
     evaluations: list[int]
@@ -67,6 +70,14 @@ class _Episode:
     chunks: int = 0
     calls: int = 0
     evaluations: int = 0
+
+
+def begun_with(noise: ChunkNoise, begun: Sequence[Tensor]) -> ChunkNoise:
+    """Noise with which each chain begins at what is given for it, ``(places, planned_dim)``."""
+    initial = noise.initial.clone()
+    for row, actions in enumerate(begun):
+        initial[row, : len(actions)] = actions
+    return replace(noise, initial=initial)
 
 
 class Policy:
@@ -196,14 +207,12 @@ class Policy:
         noise = ChunkNoise.stack(
             [episode.noise.chunk(episode.chunks, steps, shape) for episode in episodes]
         )
-        previous = [
-            None if episode.chunk is None else shifted(episode.chunk, spec.action_horizon)
-            for episode in episodes
-        ]
+        previous = [self._previous(episode) for episode in episodes]
+        begun = [self._begun(episode) for episode in episodes]
         firsts = [spec.first_action] * len(episodes)
         if spec.context == "growing":
             firsts = [min(episode.frames, spec.first_action) for episode in episodes]
-            noise = self._after_executed(noise, episodes)
+            noise = begun_with(noise, begun)
         planned = self.planner.plan(history, noise, self.sampler, previous)
         result = planned.result
         for row, (episode, first) in enumerate(zip(episodes, firsts, strict=True)):
@@ -219,6 +228,7 @@ class Policy:
             tuple(indices),
             history,
             previous,
+            begun,
             planned.actions,
             result.calls,
             result.evaluations,
@@ -226,16 +236,21 @@ class Policy:
             planned.seconds,
         )
 
-    def _after_executed(self, noise: ChunkNoise, episodes: list[_Episode]) -> ChunkNoise:
-        """Noise with which chains begin at the actions executed, before that of the newest frame.
+    def _previous(self, episode: _Episode) -> Tensor | None:
+        if episode.chunk is None:
+            return None
+        # A window that still grows has its frames where they were.
+        grows = self.spec.context == "growing" and episode.frames < self.spec.obs_horizon
+        return shifted(episode.chunk, 0 if grows else self.spec.action_horizon)
 
-        The chain noises them again with the others from its first step on, as the original does.
+    def _begun(self, episode: _Episode) -> Tensor:
+        """The actions executed, which the chain noises again with the others from its first step.
+
+        As the original does.
         """
-        initial = noise.initial.clone()
-        for row, episode in enumerate(episodes):
-            for place, action in enumerate(episode.executed):
-                initial[row, place] = action.cpu() / self.planner.chain.initial_std
-        return replace(noise, initial=initial)
+        if not episode.executed:
+            return torch.empty(0, self.spec.planned_dim)
+        return torch.stack(episode.executed).cpu() / self.planner.chain.initial_std
 
     def _extended(self, episode: _Episode, frame: NDArray[np.float32]) -> NDArray[np.float32]:
         """The newest To frames; where there are fewer, one is repeated.

@@ -31,7 +31,7 @@ def situations():
     previous = rng.uniform(-1, 1, (4, 16, 2)).astype(np.float32)
     previous[0] = np.nan
     history = rng.uniform(0, 512, (4, 2, 20)).astype(np.float32)
-    return Situations(history, previous, np.full(4, 7), np.arange(4))
+    return Situations(history, previous, np.full(4, 7), np.arange(4), previous[:, :0])
 
 
 @pytest.fixture(scope="module")
@@ -288,9 +288,7 @@ def test_throughput_samplers_that_do_not_run_need_nothing(run):
 
 
 def test_situations_of_another_policy_are_refused(run, situations, tmp_path, capsys):
-    other = Situations(
-        situations.history[:, :, :5].copy(), situations.previous, situations.seed, situations.chunk
-    )
+    other = replace(situations, history=situations.history[:, :, :5].copy())
     other.save(tmp_path / "other.safetensors")
     status, _ = run(f"situations={tmp_path}/other.safetensors", "sampler=ddpm",
                     "throughput_samplers=ddpm")  # fmt: skip

@@ -111,6 +111,10 @@ SPOILED_CHI = {
         config("policy.noise_scheduler.prediction_type", "score"),
         "unknown prediction 'score'",
     ),
+    "another process": (
+        config("policy.noise_scheduler._target_", "diffusers.EulerDiscreteScheduler"),
+        "expected DDPMScheduler or DDIMScheduler, got 'diffusers.Euler",
+    ),
     "thresholding": (config("policy.noise_scheduler.thresholding", True), "thresholding = True"),
     "no causal mask": (config("policy.model.causal_attn", False), "causal_attn False"),
     "unknown observations": (

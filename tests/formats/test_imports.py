@@ -18,6 +18,7 @@ from golden import (
     plan,
     policy_with,
     pose_difference,
+    scaler_of,
 )
 
 import asd_policy
@@ -253,15 +254,6 @@ def test_diffusion_policy_with_images(diffusers, posterior):
 
 
 BESO = ["beso_kitchen", "beso_block_push", "beso_two_layers"]
-
-
-def scaler_of(name, folder):
-    """The statistics that BESO's own scaler had, as a user would save them."""
-    arrays = golden(f"{name}/golden.npz")
-    known = {n.removeprefix("scaler."): a for n, a in arrays.items() if n.startswith("scaler.")}
-    numbers = {n: a.numpy() for n, a in known.items() if isinstance(a, torch.Tensor)}
-    np.savez(folder / "scaler.npz", **numbers)
-    return folder / "scaler.npz"
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import diffusers
 import numpy as np
 import pytest
@@ -100,6 +102,9 @@ def test_the_last_step_is_the_denoisers_word():
         (lambda: Parametrization(clip=-1.0), "clip must be positive"),
         (lambda: Parametrization("edm"), "sigma_data"),
         (lambda: Parametrization(sigma_data=0.5), "sigma_data"),
+        (lambda: Parametrization("edm", sigma_data=0.0), "sigma_data: expected a number above 0"),
+        (lambda: Parametrization("edm", sigma_data=math.nan), "expected a number above 0"),
+        (lambda: Parametrization("edm", sigma_data="a"), "expected a number above 0"),
     ],
 )
 def test_refuses_what_it_cannot_be(build, message):
