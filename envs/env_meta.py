@@ -36,7 +36,10 @@ _CONTROLLER = {
 }
 _FIXED: dict[str, Any] = {
     "type": "OSC_POSE",
+    "input_max": 1,
+    "input_min": -1,
     "impedance_mode": "fixed",
+    "interpolation": None,
     "position_limits": None,
     "orientation_limits": None,
     "gripper": {"type": "GRIP"},
@@ -162,7 +165,10 @@ def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) 
     if unknown:
         raise EnvMetaError(f"{task}: controller options {unknown} cannot be expressed here")
     for key, value in _FIXED.items():
-        _expect(task, f"controller option {key}", part.setdefault(key, value), value)
+        found = part.setdefault(key, value)
+        if key in ("input_max", "input_min") and isinstance(found, (list, tuple)):
+            found = value if set(found) == {value} else found  # one for all, or one for each
+        _expect(task, f"controller option {key}", found, value)
     for key, values in (
         ("input_type", ("delta", "absolute")),
         ("input_ref_frame", ("world", "base")),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from envs.robomimic import RobomimicEnv
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_COMING = ("_", "contact", "efc_", "i", "map_")
+"""Of names private, or of arrays whose sizes are those of contacts, constraints and islands."""
 _NUMERIC = (np.ndarray, float, int, bool, type(None))
 _OBSERVABLE = ("_time_since_last_sample", "_current_delay", "_current_observed_value", "_sampled")
 _CLOCKS = ("timestep", "cur_time", "done")
@@ -27,6 +29,9 @@ class Snapshot:
 
     Attributes:
         physics: MuJoCo's integration state.
+        derived: Poses, velocities and forces as they follow from the state, by MuJoCo's names:
+            until the next substep they are of the beginning of the last. Contacts alone are found
+            anew.
         robots: For each robot its own numeric attributes, its grippers' and its controllers'.
         observables: The timers and values of each observable.
         cache: robosuite's observation cache.
@@ -36,6 +41,7 @@ class Snapshot:
     """
 
     physics: NDArray[np.float64]
+    derived: dict[str, NDArray[Any]]
     robots: list[dict[str, Any]]
     observables: dict[str, tuple[Any, ...]]
     cache: dict[str, Any]
@@ -55,6 +61,7 @@ def save(env: RobomimicEnv) -> Snapshot:
     mujoco.mj_getState(model, data, physics, _STATE)
     return Snapshot(
         physics=physics,
+        derived={name: values.copy() for name, values in _derived(data).items()},
         robots=[_save_robot(robot) for robot in simulation.robots],
         observables={
             name: tuple(copy.deepcopy(getattr(observable, key)) for key in _OBSERVABLE)
@@ -73,7 +80,10 @@ def restore(env: RobomimicEnv, snapshot: Snapshot) -> None:
     model, data = simulation.sim.model._model, simulation.sim.data._data
     mujoco.mj_setState(model, data, snapshot.physics, _STATE)
     mujoco.mj_forward(model, data)
-    # The forward pass warms the solver's start up anew, which is part of the state.
+    # In place: observables hold on to these arrays. The forward pass has also warmed the solver's
+    # start up anew, which is part of the state.
+    for name, array in _derived(data).items():
+        array[:] = snapshot.derived[name]
     mujoco.mj_setState(model, data, snapshot.physics, _STATE)
     for robot, saved in zip(simulation.robots, snapshot.robots, strict=True):
         _restore_robot(robot, copy.deepcopy(saved))
@@ -87,6 +97,12 @@ def restore(env: RobomimicEnv, snapshot: Snapshot) -> None:
     for key, value in copy.deepcopy(snapshot.episode).items():
         setattr(env, key, value)
     env.action_mode = snapshot.episode["_action_mode"]
+
+
+def _derived(data: mujoco.MjData) -> dict[str, NDArray[Any]]:
+    """The arrays whose sizes the model says; those of contacts and constraints come and go."""
+    found = {name: getattr(data, name) for name in dir(data) if not name.startswith(_COMING)}
+    return {name: values for name, values in found.items() if isinstance(values, np.ndarray)}
 
 
 def _save_robot(robot: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 import asd_policy
@@ -21,6 +21,7 @@ from asd_policy.formats import save_gain
 from asd_policy.policies.expectation import Expectation, fit_expectation
 from asd_policy.policies.policy import Policy
 from asd_policy.sampling import Gain, calibrate, record_predictions
+from envs.errors import EnvError
 from eval.errors import EvaluationError, RequestError
 from eval.provenance import describe, identify
 from eval.recorded import source
@@ -72,6 +73,8 @@ def run(config: DictConfig) -> Path:
         asd_policy.AsdPolicyError: If the checkpoint cannot be read or written.
     """
     torch.set_num_threads(1)
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise RequestError("checkpoint: expected a checkpoint's folder, got nothing")
     chunks, name = whole(config, "chunks", _FEWEST), device(config)
     before = identify(config.checkpoint)
     # Read as it is without its gain, which may be the very thing to mend.
@@ -105,9 +108,12 @@ def main(config: DictConfig) -> None:
     """Run from the command line."""
     try:
         print(f"wrote {run(config)}")
-    except (EvaluationError, AsdPolicyError) as error:
+    except (EvaluationError, AsdPolicyError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing was written", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

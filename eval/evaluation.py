@@ -56,7 +56,7 @@ def evaluate(request: Request, command: str) -> bool:
                 run_missing(request, experiment, store, run, experiment.make_env)
             for experiment in request.experiments:
                 problems += _time_planning(request, experiment, store, run, provenance)
-        rows, gaps, filmed, commits = [], [], [], {}
+        rows, gaps, filmed, commits, machines = [], [], [], {}, {}
         for experiment in request.experiments:
             outcomes = store.outcomes(experiment, request.episodes)
             gaps += missing(experiment.task, request.episodes, outcomes, store.failed(experiment))
@@ -64,12 +64,21 @@ def evaluate(request: Request, command: str) -> bool:
                 planned = _planned(request, experiment, store, provenance)
                 rows += _report_task(request, experiment, outcomes, planned)
                 commits[experiment.task] = store.commits(experiment, request.episodes)
+                machines[experiment.task] = store.machines(experiment, request.episodes)
                 if not request.report_only:
                     filmed += [(experiment, episode) for episode in _to_film(request, outcomes)]
     if rows:
         steps = {experiment.task: experiment.num_steps for experiment in request.experiments}
         report = Report(
-            command, request.samplers[0], rows, gaps, problems, steps, provenance, commits
+            command,
+            request.samplers[0],
+            rows,
+            gaps,
+            problems,
+            steps,
+            provenance,
+            commits,
+            machines,
         )
         report.write(request.output)
         print(f"\n{report.text()}\n")

@@ -23,6 +23,7 @@ from asd_policy import AsdPolicyError
 from asd_policy.formats import load_checkpoint
 from asd_policy.policies import Planner, Policy
 from asd_policy.sampling import Sampler, Sequential, Speculative, is_exact
+from envs.errors import EnvError
 from eval.errors import EvaluationError, RequestError
 from eval.exactness_draws import MOST_SAMPLES, Drawn, draw, draw_at, observe
 from eval.exactness_report import Report
@@ -95,14 +96,7 @@ def run(config: DictConfig, command: str) -> Report:
     provenance = {**describe(request.device), "checkpoint": identify(request.checkpoint)}
     planner, notes = _planner(request, policy)
     episodes = source(policy.spec, request.recorded, request.first_seed)
-    if episodes.lengths is not None and len(episodes.lengths) < request.observations:
-        raise RequestError(
-            f"observations: expected one from each of as many episodes, at most "
-            f"{len(episodes.lengths)} of {request.recorded}, got {request.observations}"
-        )
-    situations = observe(
-        policy, episodes.make_env, request.first_seed, request.observations, episodes.max_steps
-    )
+    situations = observe(policy, episodes, request.first_seed, request.observations)
     labels: dict[str, Sampler] = {CONTROL: Sequential()} | {str(s): s for s in request.samplers}
     for sampler in labels.values():
         # What a sampler lacks is to be said now and not after the reference has been drawn.
@@ -225,7 +219,7 @@ def main(config: DictConfig) -> None:
     command = shlex.join(["python", "-m", "eval.exactness", *HydraConfig.get().overrides.task])
     try:
         report = run(config, command)
-    except (EvaluationError, AsdPolicyError) as error:
+    except (EvaluationError, AsdPolicyError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from asd_policy.policies import Planner, Policy
 from asd_policy.sampling import ChunkNoise, Sampler, SampleResult
 from eval.errors import RequestError
-from eval.rollout import MakeEnv
+from eval.recorded import Source
 from eval.situations import Situations, record
 
 MOST_SAMPLES = 1 << 20
@@ -23,18 +23,18 @@ _CHUNKS = (2, 5, 1, 8)
 """At which chunk of its episode an observation is taken: early and late ones, never the first."""
 
 
-def observe(
-    policy: Policy, make_env: MakeEnv, first_seed: int, count: int, max_steps: int
-) -> Situations:
+def observe(policy: Policy, episodes: Source, first_seed: int, count: int) -> Situations:
     """Situations from as many episodes, each with a chunk planned before it.
 
     Raises:
         RequestError: If episodes end before they have planned twice.
     """
     found: list[Situations] = []
-    for seed in range(first_seed, first_seed + 2 * count + 10):
+    # Recorded episodes are played again after the last, and are not counted twice.
+    most = 2 * count + 10 if episodes.lengths is None else len(episodes.lengths)
+    for seed in range(first_seed, first_seed + most):
         chunk = _CHUNKS[len(found) % len(_CHUNKS)]
-        episode = record(policy, make_env, seed, chunk + 1, max_steps)
+        episode = record(policy, episodes.make_env, seed, chunk + 1, episodes.max_steps)
         # An episode that ends sooner is followed by the next one's.
         rows = np.flatnonzero((episode.seed == seed) & (episode.chunk > 0))
         if len(rows):

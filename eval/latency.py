@@ -21,6 +21,7 @@ import asd_policy
 import envs
 from asd_policy import AsdPolicyError
 from asd_policy.policies import Policy
+from envs.errors import EnvError
 from eval.errors import EvaluationError, RequestError
 from eval.latency_acts import time_acts
 from eval.latency_measure import Measured, measure
@@ -117,6 +118,13 @@ def run(config: DictConfig, command: str) -> Report:
         try_samplers(policy.planner, dict.fromkeys((*request.samplers, *several)))
         episodes = None
         if request.situations is None or request.act_steps:
+            if request.situations is not None and not (
+                request.recorded or policy.spec.task in envs.names()
+            ):
+                raise RequestError(
+                    f"act_steps: task {policy.spec.task!r} is not simulated here, so `act` cannot "
+                    "be timed: give act_steps=0, or recorded=FILE.hdf5"
+                )
             episodes = source(policy.spec, request.recorded, request.first_seed)
         situations = _situations(request, policy, episodes)
         # Each in a fresh process: nothing that ran before is in its memory or in its way.
@@ -227,7 +235,7 @@ def main(config: DictConfig) -> None:
     command = shlex.join(["python", "-m", "eval.latency", *HydraConfig.get().overrides.task])
     try:
         report = run(config, command)
-    except (EvaluationError, AsdPolicyError) as error:
+    except (EvaluationError, AsdPolicyError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -208,7 +208,6 @@ def made_with(device: torch.device) -> dict[str, str]:
     }
     if device.type == "cuda":
         settings |= {
-            "gpu": torch.cuda.get_device_name(device),
             "cuda": str(torch.version.cuda),
             "cudnn_allow_tf32": str(torch.backends.cudnn.allow_tf32),
         }

@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 import asd_policy
 from asd_policy.errors import CheckpointError
 from asd_policy.formats import fingerprint
@@ -18,6 +20,8 @@ _DISTRIBUTIONS = ("torch", "numpy", "gymnasium", "gym-pusht", "pymunk", "mujoco"
 
 DECISIVE = ("asd_policy", *_DISTRIBUTIONS, "device")
 """What an episode's course depends on: results that differ in any of these are not mixed."""
+MACHINE = ("cpu", "gpu", "python", "platform")
+"""Where something ran; of the first two its time depends on."""
 
 
 def describe(device: str) -> dict[str, str]:
@@ -33,6 +37,7 @@ def describe(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
+        "gpu": _gpu_name(device),
         "commit": _commit(),
     }
 
@@ -61,6 +66,10 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpu_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "none"
 
 
 def _version(distribution: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eval import markdown
 from eval.files import write_text
+from eval.provenance import DECISIVE
 from eval.statistics import Estimate
 from eval.summary import Missing, Row
 
@@ -39,8 +40,10 @@ class Report:
         missing: The episodes that were asked for and have no result.
         problems: What else went wrong, in words.
         steps: Number of steps of each task's reverse process.
-        provenance: What the figures were made with; its commit is that of this report.
+        provenance: What the figures were made with; its commit is that of this report, its machine
+            that on which planning was timed.
         commits: Those at which each task's episodes ran, stored ones too.
+        machines: Where they ran, in words.
     """
 
     command: str
@@ -51,6 +54,7 @@ class Report:
     steps: Mapping[str, int]
     provenance: Mapping[str, str]
     commits: Mapping[str, Sequence[str]]
+    machines: Mapping[str, Sequence[str]]
 
     def text(self) -> str:
         """The table, and what it lacks, for a terminal."""
@@ -61,18 +65,20 @@ class Report:
         episodes = ", ".join(f"{row.task} {row.sampler} {row.episodes}" for row in self.rows)
         counts = ", ".join(f"{task} {count}" for task, count in self.steps.items())
         notes = _NOTES.format(steps=counts, baseline=self.baseline)
-        made_with = ", ".join(f"{k} {v}" for k, v in self.provenance.items() if k != "commit")
+        made_with = ", ".join(f"{k} {v}" for k, v in self.provenance.items() if k in DECISIVE)
         ran_at = "; ".join(f"{task} {', '.join(at)}" for task, at in self.commits.items())
         write_text(
             folder / "results.md",
             f"# Results\n\n```\n{self.command}\n```\n\n{self.text()}\n\n{notes}\n\n"
             f"Episodes: {episodes}.\n\nMade with: {made_with}.\n\n"
+            f"The episodes ran on: {self._ran_on()}.\n\n"
             f"The episodes ran at commit: {ran_at}. Reported at: {self.provenance['commit']}.\n",
         )
         content = {
             "command": self.command,
             "provenance": dict(self.provenance),
             "commits": {task: list(at) for task, at in self.commits.items()},
+            "machines": {task: list(on) for task, on in self.machines.items()},
             "rows": [asdict(row) for row in self.rows],
             "missing": [asdict(gap) for gap in self.missing],
             "problems": list(self.problems),
@@ -80,6 +86,16 @@ class Report:
         write_text(
             folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         )
+
+    def _ran_on(self) -> str:
+        """Each machine, and its tasks where there are several."""
+        tasks: dict[str, list[str]] = {}
+        for task, machines in self.machines.items():
+            for machine in machines:
+                tasks.setdefault(machine, []).append(task)
+        if len(tasks) == 1:
+            return next(iter(tasks))
+        return "; ".join(f"{', '.join(those)}: {machine}" for machine, those in tasks.items())
 
     def _lacks(self) -> list[str]:
         lines = [f"{problem}." for problem in self.problems]

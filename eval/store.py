@@ -13,7 +13,7 @@ from types import TracebackType
 
 from eval.episodes import Episode, Experiment, Failure, Outcome, PlannedChunk
 from eval.errors import StoreError
-from eval.provenance import DECISIVE
+from eval.provenance import DECISIVE, MACHINE
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -175,6 +175,15 @@ class Store(AbstractContextManager["Store"]):
         made_with = self.made_with(experiment, episodes)
         return list(dict.fromkeys(stored.get("commit", "none") for stored in made_with))
 
+    def machines(self, experiment: Experiment, episodes: Iterable[Episode]) -> list[str]:
+        """The machines on which these episodes ran, in words, the earliest first."""
+        return list(
+            dict.fromkeys(
+                ", ".join(f"{name} {stored[name]}" for name in MACHINE if name in stored)
+                for stored in self.made_with(experiment, episodes)
+            )
+        )
+
     def made_with(
         self, experiment: Experiment, episodes: Iterable[Episode]
     ) -> list[dict[str, str]]:
@@ -269,10 +278,10 @@ class Store(AbstractContextManager["Store"]):
             "(SELECT run FROM planning WHERE task = ?) ORDER BY id DESC",
             (experiment.task,),
         )
-        same = (*DECISIVE, "cpu")
+        same = (*DECISIVE, "cpu", "gpu")
         for run, text in runs.fetchall():
             stored = json.loads(text)
-            if any(stored.get(name) != provenance[name] for name in same):
+            if any(stored.get(name, "none") != provenance.get(name, "none") for name in same):
                 continue
             rows = self._db.execute(
                 "SELECT checkpoint, sampler, seed, chunk, seconds, calls, evaluations "

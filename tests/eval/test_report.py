@@ -72,12 +72,16 @@ def test_table_without_times_leaves_them_open(rows):
 
 
 def test_report_files_hold_command_table_and_versions(tmp_path, rows):
-    made_with = {"torch": "2.9", "commit": "c3"}
+    made_with = {"torch": "2.9", "cpu": "of the report", "commit": "c3"}
     ran_at = {"pusht": ["a1", "b2"]}
+    ran_on = {"pusht": ["cpu x", "cpu y"], "lift": ["cpu x"]}
     command = "python -m eval.success x"
-    report.Report(command, "ddpm", rows, [], [], {"pusht": 10}, made_with, ran_at).write(tmp_path)
+    report.Report(command, "ddpm", rows, [], [], {"pusht": 10}, made_with, ran_at, ran_on).write(
+        tmp_path
+    )
     text = (tmp_path / "results.md").read_text()
     assert command in text and report.table(rows, "ddpm") in text
+    assert "ran on: pusht, lift: cpu x; pusht: cpu y." in text and "of the report" not in text
     assert "torch 2.9" in text and "(pusht 10)" in text
     content = json.loads((tmp_path / "results.json").read_text())
     assert "ran at commit: pusht a1, b2. Reported at: c3." in text

@@ -58,6 +58,7 @@ def test_a_change_of_what_one_sampler_depends_on_keeps_the_others(tmp_path, expe
         assert store.commits(other, [SECOND]) == []
         assert store.planning(experiment, both, 1, now) == timed
         assert store.planning(other, both, 1, now) == []
+        assert store.planning(other, ["ddpm"], 1, {**now, "gpu": "another"}) == []
         assert store.planning(other, ["ddpm"], 1, now) == timed[:1]
 
 
@@ -86,10 +87,14 @@ def test_commits_are_those_at_which_the_episodes_ran(tmp_path, experiment):
     now = describe("cpu")
     with Store(tmp_path / "s") as store:
         for commit, episode in (("b2", SECOND), ("a1", FIRST), ("unused", Episode("ddpm", 4, 0))):
-            run = store.begin_run("", {**now, "commit": commit})
+            run = store.begin_run("", {**now, "commit": commit, "cpu": f"of {commit}"})
             store.add(run, experiment, outcome(episode))
         store.begin_run("report_only=true", {**now, "commit": "c3"})
         assert store.commits(experiment, [FIRST, SECOND]) == ["b2", "a1"]
+        machines = store.machines(experiment, [FIRST, SECOND])
+        assert [machine.partition(", gpu none")[0] for machine in machines] == [
+            "cpu of b2", "cpu of a1"
+        ]  # fmt: skip
 
 
 def test_versions_name_what_matters():
