@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asd_policy.errors import PlanningError
+from asd_policy.errors import PlanningError, SamplerError
 from asd_policy.policies.schedulers import chain_and_parametrization
 from asd_policy.sampling import (
     ChunkNoise,
@@ -28,8 +28,10 @@ from asd_policy.sampling import (
     Prior,
     Sampler,
     SampleResult,
+    Speculative,
     parse_sampler,
     sample,
+    shifted,
 )
 from asd_policy.sampling.chain import Posterior
 
@@ -42,7 +44,8 @@ def accelerate(
     Works on LeRobot's ``DiffusionPolicy``, on the policies of diffusion_policy (U-Net and
     transformer, low-dimensional, hybrid and image) and on robomimic's ``DiffusionPolicyUNet`` or a
     ``RolloutPolicy`` around it. A DDIM scheduler is replaced by the whole DDPM that it abbreviates.
-    Seeds given to torch, or a generator given to the policy, still decide the actions.
+    Seeds given to torch, or a generator given to the policy, still decide the actions, from the
+    policy's ``reset`` on: where it has one, ``asd`` drafts from the chunk that was sampled before.
 
     Example:
         >>> with asd_policy.accelerate(policy) as accelerated:
@@ -52,23 +55,46 @@ def accelerate(
     Args:
         policy: The live object; it is changed in place until ``restore``.
         sampler: A sampler or its name.
-        gain: What was learned about drafting for this network, if anything.
+        gain: What was learned about drafting for this network, if anything (the ``planner.gain``
+            of its converted and calibrated checkpoint).
 
     Returns:
         What undoes it, by ``restore()`` or as a context manager.
 
     Raises:
-        TypeError: If this is no such policy, or one whose samples are conditioned by inpainting.
+        TypeError: If this is no such policy, or one whose samples are conditioned by inpainting; or
+            the gain is none.
+        SamplerError: If the sampler needs what a live policy has not: a draft network, or measured
+            costs (``asd:auto``).
     """
-    return Accelerated(_find(policy), parse_sampler(sampler), gain)
+    if gain is not None and not isinstance(gain, Gain):
+        raise TypeError(
+            f"gain: expected a Gain, as load_policy(FOLDER).planner.gain, got {type(gain).__name__}"
+        )
+    chosen = parse_sampler(sampler)
+    if isinstance(chosen, Speculative) and (chosen.window == "auto" or chosen.uses_draft_model):
+        raise SamplerError(
+            f"sampler: {chosen} needs measured costs or a draft network, which a live policy has "
+            "not; take asd or a window as a number, or convert the checkpoint and load_policy it"
+        )
+    return Accelerated(_find(policy), chosen, gain)
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """Where a policy keeps its scheduler, and the network that it samples with."""
+    """Where a policy keeps its scheduler, the network that it samples with, and its episodes.
+
+    Attributes:
+        owner: Has ``noise_scheduler``.
+        network: What the loop asks.
+        episodes: Has ``reset``, if it can be told where an episode begins.
+        executed: Actions of a chunk that are executed before the next is sampled.
+    """
 
     owner: Any
     network: nn.Module
+    episodes: Any
+    executed: int
 
 
 class Accelerated(AbstractContextManager["Accelerated"]):
@@ -86,13 +112,23 @@ class Accelerated(AbstractContextManager["Accelerated"]):
         self._scheduler = parts.owner.noise_scheduler
         if isinstance(self._scheduler, _OneStep):
             raise TypeError("the policy is accelerated already: restore it first")
-        self._stand_in = _OneStep(self._scheduler, parts.network, sampler, gain, self)
+        self._stand_in = _OneStep(self._scheduler, parts, sampler, gain, self)
         parts.owner.noise_scheduler = self._stand_in
+        self._reset = getattr(parts.episodes, "reset", None)
+        if callable(self._reset):
+            parts.episodes.reset = self._begin
 
     def restore(self) -> None:
         """Give the policy its own scheduler back; harmless when repeated."""
         self._stand_in.forget()
         self._parts.owner.noise_scheduler = self._scheduler
+        vars(self._parts.episodes).pop("reset", None)
+
+    def _begin(self, *arguments: Any, **options: Any) -> Any:
+        """In place of the policy's ``reset``: no chunk was before."""
+        self._stand_in.begin()
+        assert self._reset is not None
+        return self._reset(*arguments, **options)
 
     def __exit__(
         self,
@@ -121,12 +157,14 @@ class _OneStep:
     def __init__(
         self,
         scheduler: Any,
-        network: nn.Module,
+        parts: _Parts,
         sampler: Sampler,
         gain: Gain | None,
         report: Accelerated,
     ) -> None:
-        self._scheduler, self._network = scheduler, network
+        self._scheduler, self._network, self._executed = scheduler, parts.network, parts.executed
+        self._remembers = callable(getattr(parts.episodes, "reset", None))
+        self._previous: Tensor | None = None
         self._sampler, self._gain, self._report = sampler, gain, report
         self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._steps: int | None = None
@@ -148,6 +186,10 @@ class _OneStep:
             return torch.zeros_like(named["sample"] if "sample" in named else given[0])
 
         self._network.forward = forward
+
+    def begin(self) -> None:
+        """Begin an episode."""
+        self._previous = None
 
     def forget(self) -> None:
         """Leave the network as it was, also where a sampling broke off."""
@@ -176,6 +218,8 @@ class _OneStep:
         (given, named), self._asked = self._asked, None
         start = _now(sample.device)
         chain, clean, prior = self._chain(sample.device)
+        self._check_gain(sample, chain)
+        prior = replace(prior, previous=self._shifted(sample))
         times = chain.network_time.to(sample.device)
 
         def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
@@ -187,9 +231,30 @@ class _OneStep:
         noise = _noise(sample, chain.num_steps, generator)
         with torch.no_grad():
             result = _sample(denoise, chain, noise, self._sampler, prior)
+        if self._remembers:
+            self._previous = result.x.clone()  # what is handed out may be changed
         self._report.last = result
         self._report.seconds = _now(sample.device) - start
         return _Step(result.x.to(sample.dtype))
+
+    def _shifted(self, sample: Tensor) -> list[Tensor] | None:
+        """For each row the chunk before it, as it is seen now."""
+        if self._previous is None or self._previous.shape != sample.shape:
+            return None
+        return [shifted(chunk, self._executed) for chunk in self._previous]
+
+    def _check_gain(self, sample: Tensor, chain: GaussianChain) -> None:
+        if self._gain is None:
+            return
+        found, expected = (
+            (self._gain.num_steps, self._gain.size),
+            (chain.num_steps, sample[0].numel()),
+        )
+        if found != expected:
+            raise PlanningError(
+                f"gain: expected one of {expected[0]} steps and chunks of {expected[1]} numbers, "
+                f"got {found[0]} and {found[1]}: it is of another policy, or of another chain"
+            )
 
     def _chain(self, device: torch.device) -> tuple[GaussianChain, CleanPrediction, Prior]:
         key = self._steps, device
@@ -270,13 +335,16 @@ def _find(policy: Any) -> _Parts:
     """The parts of a policy of any of the libraries."""
     diffusion = getattr(policy, "diffusion", None)
     if diffusion is not None and hasattr(diffusion, "unet"):  # LeRobot
-        return _Parts(diffusion, diffusion.unet)
+        executed = getattr(getattr(policy, "config", None), "n_action_steps", 0)
+        return _Parts(diffusion, diffusion.unet, policy, executed)
     algorithm = getattr(policy, "policy", policy)  # robomimic's RolloutPolicy
     nets = getattr(algorithm, "nets", None)
     if nets is not None and hasattr(algorithm, "_get_action_trajectory"):
         average = getattr(algorithm, "ema", None)
         nets = nets if average is None else average.averaged_model
-        return _Parts(algorithm, nets["policy"]["noise_pred_net"])
+        options = getattr(algorithm, "algo_config", None)
+        executed = getattr(getattr(options, "horizon", None), "action_horizon", 0)
+        return _Parts(algorithm, nets["policy"]["noise_pred_net"], algorithm, executed)
     if hasattr(policy, "conditional_sample") and isinstance(
         getattr(policy, "model", None), nn.Module
     ):
@@ -286,7 +354,7 @@ def _find(policy: Any) -> _Parts:
                 f"{type(policy).__name__} inpaints its observations or has them as a local "
                 "condition; only global conditions can be accelerated"
             )
-        return _Parts(policy, policy.model)
+        return _Parts(policy, policy.model, policy, getattr(policy, "n_action_steps", 0))
     raise TypeError(
         f"expected LeRobot's DiffusionPolicy, a diffusion_policy policy, or robomimic's diffusion "
         f"policy; got {type(policy).__name__}"

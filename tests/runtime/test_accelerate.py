@@ -14,8 +14,9 @@ from golden import fixture, golden, largest
 from torch import nn
 
 import asd_policy
-from asd_policy.errors import CheckpointError, PlanningError
+from asd_policy.errors import CheckpointError, PlanningError, SamplerError
 from asd_policy.networks import ConditionalUnet1D
+from asd_policy.runtime import accelerate as module
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -233,6 +234,57 @@ def test_an_accelerated_policy_can_be_copied():
     with asd_policy.accelerate(policy, "asd-paper:8"):
         twin = copy.deepcopy(policy)
         assert torch.equal(draw(twin, 3), draw(policy, 3))
+
+
+class WithEpisodes(DiffusionPolicyLike):
+    n_action_steps = 3
+
+    def reset(self):
+        return "own"
+
+
+def test_drafts_begin_from_the_chunk_before_until_an_episode_ends(monkeypatch):
+    begun = []
+    honest = module._sample
+
+    def watched(denoise, chain, noise, sampler, prior):
+        begun.append(prior.previous)
+        return honest(denoise, chain, noise, sampler, prior)
+
+    monkeypatch.setattr(module, "_sample", watched)
+    policy = WithEpisodes(scheduler())
+    with asd_policy.accelerate(policy):
+        first, second = draw(policy, 1, rows=2), draw(policy, 2, rows=2)
+        draw(policy, 3, rows=1)
+        assert policy.reset() == "own"
+        assert torch.equal(draw(policy, 1, rows=2), first)  # seeds decide an episode
+        assert torch.equal(draw(policy, 2, rows=2), second)
+    assert begun[0] is None and begun[2] is None and begun[3] is None  # begun, other rows, begun
+    torch.testing.assert_close(begun[1][0][:-3], first[0][3:])
+    assert torch.equal(begun[4][1], begun[1][1])
+    assert policy.reset() == "own" and "reset" not in vars(policy)
+
+
+def test_without_a_reset_nothing_is_kept_between_chunks():
+    policy = DiffusionPolicyLike(scheduler())
+    with asd_policy.accelerate(policy):
+        assert torch.equal(draw(policy, 1), draw(policy, 1))
+
+
+def test_a_gain_is_of_this_policy(calibrated_folder):
+    gain = asd_policy.load_policy(calibrated_folder, device="cpu").planner.gain
+    policy = DiffusionPolicyLike(scheduler())
+    with pytest.raises(TypeError, match="expected a Gain, as .* got str"):
+        asd_policy.accelerate(policy, gain=str(calibrated_folder))
+    with asd_policy.accelerate(policy, gain=gain):
+        with pytest.raises(PlanningError, match="20 steps and chunks of 16 numbers, got 20 and 48"):
+            draw(policy, 1)
+
+
+@pytest.mark.parametrize("sampler", ["asd:auto", "speculative-independent:4"])
+def test_what_a_live_policy_lacks_is_said_at_once(sampler):
+    with pytest.raises(SamplerError, match="measured costs or a draft network"):
+        asd_policy.accelerate(DiffusionPolicyLike(scheduler()), sampler)
 
 
 def test_restoring_leaves_no_trace():
