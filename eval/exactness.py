@@ -1,7 +1,7 @@
 """Test samplers against sequential DDPM: ``python -m eval.exactness checkpoint=FOLDER``.
 
-The policy's own observations, many chunks of each sampler at each of them, and two-sample tests:
-SAMPLING.md says what such a test must be able to do, and the report says what it would have seen.
+At observations of the policy's own episodes many chunks of each sampler, and two-sample tests of
+them; the report says what difference the tests would have seen.
 """
 
 from __future__ import annotations
