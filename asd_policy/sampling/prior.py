@@ -62,7 +62,8 @@ class Prior:
                 "eval.calibrate checkpoint=…` once, or give the window as a number"
             )
         sequential = chain.num_steps * float(self.costs(np.array(chains)))
-        return plan.cost < _WORTH * sequential
+        expected = plan.cost if sampler.warm_start else plan.cold_cost
+        return expected < _WORTH * sequential
 
     def windows(self, chain: GaussianChain, rule: str, chains: int) -> WindowPlan | None:
         """The windows by a rule for so many chains together; None without a gain.

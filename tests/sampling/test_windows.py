@@ -11,7 +11,7 @@ import torch
 from problems import Mixture, prior, random_noise
 
 from asd_policy.errors import SamplerError
-from asd_policy.sampling import CostTable, Gain, GaussianChain, Prior, sample
+from asd_policy.sampling import CostTable, Gain, GaussianChain, Prior, parse_sampler, sample
 from asd_policy.sampling.windows import plan_windows, priced
 
 CHAIN = GaussianChain.ddpm(8)
@@ -103,6 +103,19 @@ def test_auto_leaves_speculation_where_it_cannot_pay():
     idle = Prior(known.gain, costs=CostTable((1, 100), (1.0, 1.01)))
     assert sample(denoise, chain, noise, "asd:auto", saturated).calls == [30] * 4
     assert np.mean(sample(denoise, chain, noise, "asd:auto", idle).calls) < 12
+
+
+def test_what_never_starts_warm_is_judged_by_its_cold_start():
+    """Somewhere between rows that are free and rows that are dear a warm start alone pays."""
+    verdicts = set()
+    for slope in np.linspace(0, 1, 101):
+        known = Prior(gain(), costs=CostTable((1, 8), (1.0, 1.0 + 7 * slope)))
+        warm, cold = (
+            known.worth_drafting(CHAIN, parse_sampler(name), 1)
+            for name in ("asd:auto", "gain:auto")
+        )
+        verdicts.add((warm, cold))
+    assert verdicts == {(True, True), (True, False), (False, False)}
 
 
 def test_auto_says_what_it_lacks():
