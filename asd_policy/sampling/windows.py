@@ -70,8 +70,12 @@ class WindowPlan:
     cold_cost: float
 
 
+_LONGEST = 128
+"""Rows of a window at most: without it, to plan a chain of 1000 steps takes minutes."""
+
+
 def plan_windows(chain: GaussianChain, gain: Gain, cost: Sequence[float] | NDArray) -> WindowPlan:
-    """Windows of least expected cost.
+    """Windows of least expected cost, of 128 rows at most.
 
     A drafted step is accepted with probability ``2 Φ(-‖D‖/2)`` (Hu et al. 2025), with ‖D‖ from the
     gain's errors.
@@ -94,15 +98,15 @@ def plan_windows(chain: GaussianChain, gain: Gain, cost: Sequence[float] | NDArr
     value = np.zeros((k + 1, k + 1))
     windows = np.ones((k, k + 1), dtype=np.int64)
     for i in range(k - 1, -1, -1):
-        steps = np.arange(i, k)
-        last = np.arange(i - 1, k) if i else np.arange(-1, k)
+        end = min(k, i + _LONGEST)
+        steps, last = np.arange(i, end), np.arange(i - 1, end)
         accept = _erfc(gap[steps] * error[last + 1][:, steps] / math.sqrt(8))
         # Probability that rows 0…w - 1 all stand, and that row w is the first that does not.
         stand = np.concatenate([np.ones((len(last), 1)), accept.cumprod(1)], axis=1)
         fall = stand[:, :-1] - stand[:, 1:]
         best = np.full(len(last), np.inf)
         # A window of w commits as many steps, or as many as stand of its first w - 1 and one more.
-        for w in range(1, k - i + 1):
+        for w in range(1, end - i + 1):
             known = np.maximum(last, i + w - 1) + 1
             after = value[i + 1 : i + w + 1, known]
             weights = np.concatenate([fall[:, : w - 1], stand[:, w - 1 : w]], axis=1)
