@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from eval.episodes import Episode, Experiment, Failure, Outcome, PlannedChunk
 from eval.errors import StoreError
 from eval.provenance import DECISIVE, MACHINE
 
+_PATIENCE_S = 60  # for other processes that write to the same file
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE runs (
@@ -71,15 +73,20 @@ class Store(AbstractContextManager["Store"]):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        self._db = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)
+        self._db = sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S, isolation_level=None)
         try:
             if not read_only:
-                self._db.execute("PRAGMA journal_mode = WAL")
+                self._write_ahead()
                 self._db.execute("PRAGMA foreign_keys = ON")
                 self._create()
             self._check_schema()
         except sqlite3.DatabaseError as error:
             self._db.close()
+            if _is_locked(error):
+                raise StoreError(
+                    f"{path}: expected to write within {_PATIENCE_S} s, but another process holds "
+                    "the file; wait for it, or choose another output=…"
+                ) from error
             raise StoreError(
                 f"{path}: expected a file of results or none, but SQLite says: {error}; move the "
                 "file away, or choose another output=…"
@@ -298,6 +305,22 @@ class Store(AbstractContextManager["Store"]):
                 return found
         return []
 
+    def _write_ahead(self) -> None:
+        """Let processes read while another writes.
+
+        A process that comes while another does the same is turned away at once, whatever the
+        connection's timeout (SQLite sees a deadlock), so that it has to ask again.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
+
     def _create(self) -> None:
         """Make the tables, unless they are there; workers may come at the same time."""
         self._db.execute("BEGIN IMMEDIATE")
@@ -316,3 +339,8 @@ class Store(AbstractContextManager["Store"]):
                 f"{self.path}: expected results of version {_SCHEMA_VERSION}, got version "
                 f"{version}, from another version of this project; choose another output=…"
             )
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    """Whether SQLite gave up waiting for another process (error codes need Python 3.11)."""
+    return "locked" in str(error)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,32 @@ def test_two_connections_add_to_one_file(tmp_path, experiment):
         first.add(run, experiment, outcome(FIRST))
         second.add(run, experiment, outcome(SECOND))
         assert len(first.outcomes(experiment, [FIRST, SECOND])) == 2
+
+
+def held(path) -> sqlite3.Connection:
+    """A new file that another process is about to write to, before it is a store."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE held (x)")
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
+def test_processes_that_open_a_new_file_together_wait_for_each_other(tmp_path):
+    other = held(tmp_path / "s")
+    release = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    release.start()
+    with Store(tmp_path / "s") as store:
+        assert store.begin_run("", describe("cpu")) == 1
+    release.join()
+    other.close()
+
+
+def test_a_file_that_another_process_keeps_is_not_called_something_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.store._PATIENCE_S", 0.1)
+    other = held(tmp_path / "s")
+    with pytest.raises(StoreError, match=r"another process holds the file; wait"):
+        Store(tmp_path / "s")
+    other.close()
 
 
 def test_results_of_other_versions_are_not_mixed(tmp_path, experiment):
