@@ -38,6 +38,10 @@ demo: $(READY)
 
 # A family that fails keeps no other from running; Ctrl-C ends them all.
 paper-table: $(READY)
+	@for task in $(TASKS); do ls -d checkpoints/$${task}_*/ >/dev/null 2>&1 || \
+	  { echo "TASKS: no policy for '$$task' in checkpoints/" >&2; exit 2; }; done
+	@for policy in $(POLICIES); do ls -d checkpoints/*_$$policy/ >/dev/null 2>&1 || \
+	  { echo "POLICIES: none called '$$policy' in checkpoints/" >&2; exit 2; }; done
 	failed=0; for policy in $(POLICIES); do \
 	  tasks=$$(for task in $(TASKS); do \
 	    test -d checkpoints/$${task}_$$policy && echo $$task; done | paste -sd, -); \

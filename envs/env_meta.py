@@ -45,6 +45,16 @@ _FIXED: dict[str, Any] = {
     "gripper": {"type": "GRIP"},
 }
 """Options of a controller that have one value here: others change what an action is, or fail."""
+_NUMBERS = {
+    "kp": (1, 6),
+    "damping_ratio": (1, 6),
+    "kp_limits": (2,),
+    "damping_ratio_limits": (2,),
+    "output_max": (1, 6),
+    "output_min": (1, 6),
+    "ramp_ratio": (1,),
+}
+"""Options of a controller that are numbers, and how many there may be."""
 _OF_NO_ACCOUNT = {
     "has_renderer",
     "has_offscreen_renderer",
@@ -99,13 +109,15 @@ def make_from_meta(
 
 def _read(meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The task's name, and the arguments of `robosuite.make` that are not the usual ones."""
+    _expect_mapping("the environment's description", meta)
     if meta.get("type") not in (None, 1):
         raise EnvMetaError(f"expected an environment of robosuite (type 1), got {meta['type']!r}")
     tasks = {row.env_name: name for name, row in TASKS.items()}
     if meta.get("env_name") not in tasks:
         raise EnvMetaError(f"unknown env_name {meta.get('env_name')!r}: expected {sorted(tasks)}")
     name = tasks[meta["env_name"]]
-    row, given = TASKS[name], dict(meta.get("env_kwargs", {}))
+    _expect_mapping(f"{name}: env_kwargs", meta.get("env_kwargs"))
+    row, given = TASKS[name], dict(meta["env_kwargs"])
     version = _version(meta.get("env_version", "1.4"))
     controllers = given.pop("controller_configs", None)
     if controllers is None:
@@ -150,13 +162,24 @@ def _version(text: Any) -> tuple[int, ...]:
 
 def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) -> dict[str, Any]:
     """One arm's controller in robosuite 1.5's form."""
-    if not isinstance(config, Mapping):
-        raise EnvMetaError(f"{task}: expected a controller's options, got {config!r}")
+    _expect_mapping(f"{task}: a controller's options", config)
     old = "body_parts" not in config
-    part = dict(config) if old else _arm(task, config)
-    part = {_RENAMED.get(key, key): value for key, value in part.items()}
+    given = dict(config) if old else _arm(task, config)
+    part: dict[str, Any] = {}
+    for key, value in given.items():
+        name = _RENAMED.get(key, key)
+        _expect(task, f"controller options {key} and {name}", value, part.setdefault(name, value))
     if "control_delta" in part:
-        part["input_type"] = "delta" if part.pop("control_delta") else "absolute"
+        said = "delta" if part.pop("control_delta") else "absolute"
+        # Robosuite 1.5 ignores the option, so that a file of its own would mean deltas.
+        meant = part.get("input_type", said if version < (1, 5) else "delta")
+        if said != meant:
+            raise EnvMetaError(
+                f"{task}: controller options control_delta={said == 'delta'} and input_type="
+                f"{part.get('input_type', 'delta, which robosuite 1.5 takes where none is given')}"
+                " contradict each other; give input_type alone, as the actions were meant"
+            )
+        part["input_type"] = said
     # Up to 1.4 there was one frame, the world's; 1.5 reads its own default as the base's.
     part.setdefault("input_type", "delta")
     part.setdefault("input_ref_frame", "world" if old and version < (1, 5) else "base")
@@ -177,12 +200,18 @@ def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) 
             raise EnvMetaError(
                 f"{task}: controller option {key}: expected one of {values}, got {part[key]!r}"
             )
+    for key in _NUMBERS.keys() & part.keys():
+        _expect_numbers(f"{task}: controller option {key}", part[key], _NUMBERS[key])
     return {"type": "BASIC", "body_parts": {"right": part}}
 
 
 def _arm(task: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The arm's part of a composite controller, which must have no other."""
     _expect(task, "controller type", config.get("type"), "BASIC")
+    unknown = sorted(set(config) - {"type", "body_parts"})
+    if unknown:
+        raise EnvMetaError(f"{task}: options {unknown} of the controller cannot be expressed here")
+    _expect_mapping(f"{task}: body_parts", config["body_parts"])
     parts = dict(config["body_parts"])
     arms = dict(parts.pop("arms", {})) | parts
     if set(arms) != {"right"}:
@@ -190,6 +219,22 @@ def _arm(task: str, config: Mapping[str, Any]) -> dict[str, Any]:
             f"{task}: expected a controller of the right arm alone, got {sorted(arms)}"
         )
     return dict(arms["right"])
+
+
+def _expect_mapping(what: str, found: Any) -> None:
+    if not isinstance(found, Mapping):
+        raise EnvMetaError(
+            f"{what}: expected names and values (of text, what json.loads makes of it), "
+            f"got {found!r}"
+        )
+
+
+def _expect_numbers(what: str, found: Any, sizes: tuple[int, ...]) -> None:
+    values = found if isinstance(found, (list, tuple)) else [found]
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if len(numbers) != len(values) or len(values) not in sizes:
+        several = " or ".join(map(str, sizes))
+        raise EnvMetaError(f"{what}: expected numbers ({several}), got {found!r}")
 
 
 def _expect(task: str, what: str, found: Any, expected: Any) -> None:

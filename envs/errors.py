@@ -27,3 +27,7 @@ class RenderError(EnvError, RuntimeError):
 
 class EnvMetaError(EnvError, ValueError):
     """A file describes an environment that cannot be made here."""
+
+
+class SnapshotError(EnvError, ValueError):
+    """A snapshot of another task or model than the environment's."""

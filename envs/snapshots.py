@@ -1,11 +1,13 @@
 """Exact snapshots of a Robomimic environment: restore one, and the future is the same bit for bit.
 
 robosuite's own `reset_to(state)` leaves controller goals, gripper commands and observables behind.
-A snapshot may be restored into the instance that made it, or into another of the same task after a
-`reset` with the same seed (the seed chooses the model, which is not in the snapshot).
+A snapshot may be restored into the instance that made it, or into another of the same task, after a
+`reset` with the same seed (the seed chooses the model, which is not in the snapshot; another model
+is refused).
 """
 
 import copy
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +15,15 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.errors import EpisodeError, SnapshotError
 from envs.robomimic import RobomimicEnv
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _COMING = ("_", "contact", "efc_", "i", "map_")
 """Of names private, or of arrays whose sizes are those of contacts, constraints and islands."""
+_MODEL = ("actuator_", "body_", "dof_", "eq_", "geom_", "jnt_", "site_", "tendon_")
+_LOOKS = ("geom_rgba", "site_rgba", "geom_matid", "site_matid")
+"""Arrays of the model that motion follows from, and those among them that are changed for looks."""
 _NUMERIC = (np.ndarray, float, int, bool, type(None))
 _OBSERVABLE = ("_time_since_last_sample", "_current_delay", "_current_observed_value", "_sampled")
 _CLOCKS = ("timestep", "cur_time", "done")
@@ -25,9 +31,11 @@ _CLOCKS = ("timestep", "cur_time", "done")
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """All that an environment's future depends on.
+    """All that an environment's future depends on, but for the model, which is but named.
 
     Attributes:
+        task: The task's name.
+        model: A digest of the model.
         physics: MuJoCo's integration state.
         derived: Poses, velocities and forces as they follow from the state, by MuJoCo's names:
             until the next substep they are of the beginning of the last. Contacts alone are found
@@ -37,9 +45,12 @@ class Snapshot:
         cache: robosuite's observation cache.
         clocks: robosuite's step counter, time and done flag.
         rng: State of the simulator's generator.
+        seeds: State of the generator that names the episodes to come.
         episode: Step counter, last action and flags of the gymnasium environment.
     """
 
+    task: str
+    model: str
     physics: NDArray[np.float64]
     derived: dict[str, NDArray[Any]]
     robots: list[dict[str, Any]]
@@ -47,6 +58,7 @@ class Snapshot:
     cache: dict[str, Any]
     clocks: dict[str, Any]
     rng: dict[str, Any]
+    seeds: dict[str, Any]
     episode: dict[str, Any]
 
 
@@ -54,12 +66,19 @@ _EPISODE = ("_steps", "_last_action", "_running", "_started", "_action_mode")
 
 
 def save(env: RobomimicEnv) -> Snapshot:
-    """Take a snapshot; the environment is left as it is."""
+    """Take a snapshot; the environment is left as it is.
+
+    Raises:
+        EpisodeError: Before the first `reset`.
+    """
+    _expect_started(env, "save")
     simulation = env.robosuite
     model, data = simulation.sim.model._model, simulation.sim.data._data
     physics = np.empty(mujoco.mj_stateSize(model, _STATE))
     mujoco.mj_getState(model, data, physics, _STATE)
     return Snapshot(
+        task=env.task.name,
+        model=_digest(model),
         physics=physics,
         derived={name: values.copy() for name, values in _derived(data).items()},
         robots=[_save_robot(robot) for robot in simulation.robots],
@@ -70,14 +89,31 @@ def save(env: RobomimicEnv) -> Snapshot:
         cache=copy.deepcopy(simulation._obs_cache),
         clocks={key: getattr(simulation, key) for key in _CLOCKS},
         rng=copy.deepcopy(simulation.rng.bit_generator.state),
+        seeds=copy.deepcopy(dict(env.np_random.bit_generator.state)),
         episode={key: copy.deepcopy(getattr(env, key)) for key in _EPISODE},
     )
 
 
 def restore(env: RobomimicEnv, snapshot: Snapshot) -> None:
-    """Put an environment back to where a snapshot was taken."""
+    """Put an environment back to where a snapshot was taken.
+
+    Raises:
+        EpisodeError: Before the first `reset`.
+        SnapshotError: If it is of another task, or of an episode whose seed made another model.
+    """
+    _expect_started(env, "restore")
     simulation = env.robosuite
     model, data = simulation.sim.model._model, simulation.sim.data._data
+    if snapshot.task != env.task.name:
+        raise SnapshotError(
+            f"expected a snapshot of {env.task.name}, the environment's task, got one of "
+            f"{snapshot.task}; restore it into an environment of its own task"
+        )
+    if snapshot.model != _digest(model):
+        raise SnapshotError(
+            f"{snapshot.task}: the snapshot is of an episode with another model (sizes and places "
+            "that the seed draws); call reset(seed=...) with that episode's seed first"
+        )
     mujoco.mj_setState(model, data, snapshot.physics, _STATE)
     mujoco.mj_forward(model, data)
     # In place: observables hold on to these arrays. The forward pass has also warmed the solver's
@@ -94,9 +130,24 @@ def restore(env: RobomimicEnv, snapshot: Snapshot) -> None:
     for key, value in snapshot.clocks.items():
         setattr(simulation, key, value)
     simulation.rng.bit_generator.state = snapshot.rng
+    env.np_random.bit_generator.state = snapshot.seeds
     for key, value in copy.deepcopy(snapshot.episode).items():
         setattr(env, key, value)
     env.action_mode = snapshot.episode["_action_mode"]
+
+
+def _expect_started(env: RobomimicEnv, what: str) -> None:
+    if not env._started:
+        raise EpisodeError(f"{env.task.name}: call reset() before {what}()")
+
+
+def _digest(model: mujoco.MjModel) -> str:
+    """What names a model: a digest of the arrays that motion follows from."""
+    digest = hashlib.sha256()
+    for name in sorted(dir(model)):
+        if name.startswith(_MODEL) and name not in _LOOKS:
+            digest.update(name.encode() + np.ascontiguousarray(getattr(model, name)).tobytes())
+    return digest.hexdigest()
 
 
 def _derived(data: mujoco.MjData) -> dict[str, NDArray[Any]]:

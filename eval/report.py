@@ -26,7 +26,8 @@ sampler's."""
 # Success ends an episode, so that those which end first are the better ones.
 _PARTIAL = """\
 Means over the episodes that there are lean towards success where a run is under way, and are not to
-be compared between samplers that lack different ones."""
+be compared between samplers that lack different ones. A difference is over the episodes that both
+samplers have: not that of the means, where one has fewer."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Request:
         """Read the configuration (see `configs/eval/settings.yaml`).
 
         Raises:
-            RequestError: If a value cannot be evaluated.
+            RequestError: If a value cannot be evaluated, or no policy has the name.
             envs.errors.UnknownTaskError: If there is no such task.
             asd_policy.AsdPolicyError: If there is no such checkpoint or sampler.
         """
@@ -100,7 +100,7 @@ def _experiment(config: DictConfig, task: str) -> Experiment:
     max_steps = whole(config, "max_steps", least=1, default=limit)
     if max_steps > limit:
         raise RequestError(f"max_steps: {task} ends after {limit} steps, got {max_steps}")
-    path = Path(config.checkpoint or f"checkpoints/{task}_{config.policy}")
+    path = Path(config.checkpoint) if config.checkpoint else _shipped(task, str(config.policy))
     spec = asd_policy.load_policy(path).spec
     if spec.task != task:
         raise RequestError(f"checkpoint: {path} is a policy for {spec.task!r}, not for {task!r}")
@@ -113,6 +113,20 @@ def _experiment(config: DictConfig, task: str) -> Experiment:
         max_steps=max_steps,
         device=device(config),
     )
+
+
+def _shipped(task: str, policy: str) -> Path:
+    """The folder of a task's policy by the name of its family."""
+    folder = Path("checkpoints")
+    found = sorted(path.name for path in folder.glob(f"{task}_*") if path.is_dir())
+    if f"{task}_{policy}" not in found:
+        names = ", ".join(name.removeprefix(f"{task}_") for name in found)
+        raise RequestError(
+            f"policy: expected one of those for {task} in {folder.resolve()} "
+            f"({names or 'there are none; run this in the clone'}), got {policy!r}; "
+            "checkpoint=FOLDER evaluates any other"
+        )
+    return folder / f"{task}_{policy}"
 
 
 def _cpus() -> int:

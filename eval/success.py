@@ -16,7 +16,10 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path="../configs/eval", config_name="success")
 def main(config: DictConfig) -> None:
-    """Evaluate; exit with 0 if every episode has run, 1 if some are missing, 2 if none could."""
+    """Evaluate; exit with 0 if every episode has run, 1 if some are missing, 2 if none could.
+
+    A key that Hydra does not know ends with 1, too.
+    """
     # Spawned workers import this module anew: what only the parent needs is imported here.
     from asd_policy import AsdPolicyError
     from envs.errors import UnknownTaskError

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.demonstrators.hand import Array, Hand, pointing_down, wrap
+from envs.demonstrators.motion import Pauses
 from envs.robomimic import RobomimicEnv
 
 _XY_TOLERANCE = 0.006
@@ -50,6 +51,7 @@ class LiftStyle:
         lift: (3,) Where the hand goes after the grasp, from there.
         lift_speed: Largest translation command of the lift.
         tremor: Standard deviation of the translation commands' slow noise.
+        pauses: When it stops to look.
     """
 
     speed: float
@@ -68,6 +70,7 @@ class LiftStyle:
     lift: Array
     lift_speed: float
     tremor: float
+    pauses: Pauses
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "LiftStyle":
@@ -91,6 +94,7 @@ class LiftStyle:
             lift=np.array([*rng.normal(0.0, 0.015, 2), rng.uniform(0.08, 0.16)]),
             lift_speed=rng.uniform(0.4, 1.0),
             tremor=rng.uniform(0.0, 0.05),
+            pauses=Pauses.draw(rng),
         )
 
 
@@ -114,6 +118,7 @@ class LiftDemonstrator:
         self._grasp: Array | None = None
         self._opening = self._hand.opening
         self._squeezed = 0
+        self._step = 0
 
     def act(self) -> NDArray[np.float32]:
         """Return the action (7,) for the present state."""
@@ -125,6 +130,9 @@ class LiftDemonstrator:
             command, grip = self._approach(), -1.0
         else:
             command, grip = self._hold_and_lift(self._grasp), 1.0
+        if self.style.pauses.at(self._step):
+            command = np.zeros(6)
+        self._step += 1
         self._command = self._command + np.clip(command - self._command, -_SLEW, _SLEW)
         return np.array([*self._command, grip], dtype=np.float32).clip(-1.0, 1.0)
 

@@ -2,7 +2,7 @@
 
 A demonstrator that steers by fields and not by waypoints answers to what it sees: the hand sinks as
 it centres itself over a grasp, and rises again if it is pushed away. What it does next can then be
-read off one observation, which is all that a policy has.
+read off one observation, which is all that a policy has. Pauses alone cannot: people stop to look.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,35 @@ _SLEW = 0.3
 """Largest change of a command from one step to the next."""
 _STEADY = 0.05
 """Distance in metres from which on the tremor fades."""
+_BETWEEN_PAUSES = 120.0
+"""Control steps between two pauses, on average: six seconds."""
+_LONGEST_PAUSE = 8
+"""Control steps of the longest pause: 0.4 seconds; the shortest has two."""
+_LONGEST_EPISODE = 700
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """When a person stops to look, whatever the hand is doing.
+
+    Attributes:
+        spans: Of each pause, its first control step and the first after it.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Pauses":
+        """Draw the pauses of an episode: a Poisson process, so that some have none."""
+        spans, step = [], 0
+        while (step := step + 1 + int(rng.exponential(_BETWEEN_PAUSES))) < _LONGEST_EPISODE:
+            first, step = step, step + int(rng.integers(2, _LONGEST_PAUSE + 1))
+            spans.append((first, step))
+        return cls(tuple(spans))
+
+    def at(self, step: int) -> bool:
+        """Return whether the hand pauses at a control step, counted from 0."""
+        return any(first <= step < end for first, end in self.spans)
 
 
 @dataclass(frozen=True)
@@ -31,6 +60,7 @@ class Manner:
         gain: Servo gain of translations: high brakes late, low early.
         turn_gain: Servo gain of rotations.
         tremor: Standard deviation of the translation commands' slow noise.
+        pauses: When it stops to look.
     """
 
     speed: float
@@ -38,6 +68,7 @@ class Manner:
     gain: float
     turn_gain: float
     tremor: float
+    pauses: Pauses
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Manner":
@@ -48,6 +79,7 @@ class Manner:
             gain=rng.uniform(1.3, 2.0),
             turn_gain=rng.uniform(1.0, 1.4),
             tremor=rng.uniform(0.0, 0.04),
+            pauses=Pauses.draw(rng),
         )
 
 
@@ -66,11 +98,12 @@ class Motion:
         self._rng = rng
         self._command = np.zeros(6)
         self._tremor = np.zeros(3)
+        self._step = 0
 
     def towards(
         self, position: Array, rotation: Array, grip: float, speed: float = 1.0
     ) -> NDArray[np.float32]:
-        """Return the action (7,) of one arm that moves its hand to a pose.
+        """Return the action (7,) of one arm that moves its hand to a pose, once per step.
 
         Args:
             position: (3,) Where the grip site is to be.
@@ -86,6 +119,9 @@ class Motion:
         translation = translation + self._tremor * min(1.0, far)
         turn = hand.rotation_to(rotation, manner.turn_gain, speed * manner.turn_speed)
         command = np.concatenate([translation, turn])
+        if manner.pauses.at(self._step):
+            command = np.zeros(6)
+        self._step += 1
         self._command = self._command + np.clip(command - self._command, -_SLEW, _SLEW)
         return np.array([*self._command, grip], dtype=np.float32).clip(-1.0, 1.0)
 

@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ pytest.importorskip("robosuite")
 from envs import demonstrators  # noqa: E402
 from envs.demonstrators.hand import limit, pointing_down, wrap  # noqa: E402
 from envs.demonstrators.lift import LiftStyle  # noqa: E402
+from envs.demonstrators.motion import Manner, Pauses  # noqa: E402
 from envs.demonstrators.recording import Disturbed, record_episode  # noqa: E402
 from envs.errors import UnknownTaskError  # noqa: E402
 
@@ -91,6 +92,40 @@ def test_episodes_differ_as_people_do():
     assert max(speeds) / min(speeds) > 2
     assert 0.2 < np.mean([style["other_side"] for style in styles]) < 0.6
     assert np.ptp([style["hover"] for style in styles]) > 0.07
+
+
+def test_people_stop_to_look_now_and_then():
+    rng = np.random.default_rng(0)
+    pauses = [Manner.draw(rng).pauses for _ in range(300)]
+    seen = np.array([[one.at(step) for step in range(400)] for one in pauses])
+
+    starts = np.diff(seen.astype(int), axis=1, prepend=0) == 1
+    lengths = [end - first for one in pauses for first, end in one.spans]
+    assert 2.6 < starts.sum(axis=1).mean() < 3.8  # of 400 steps; some 125 from one to the next
+    assert (starts.sum(axis=1) == 0).any()
+    assert (min(lengths), max(lengths)) == (2, 8)
+
+
+@sim
+@pytest.mark.parametrize("task", ["lift", "can"])
+def test_the_hand_stands_still_while_its_person_looks(task):
+    env = envs.make(task, terminate_on_success=False)
+    env.reset(seed=70_007)
+    demonstrator = demonstrators.make(env, np.random.default_rng(0))
+    pauses = Pauses(((12, 20),))
+    style = demonstrator.style
+    if task == "lift":
+        demonstrator.style = replace(style, pauses=pauses)
+    else:
+        demonstrator._motion._manner = replace(style.manner, pauses=pauses)
+    actions = []
+    for _ in range(30):
+        actions.append(demonstrator.act())
+        env.step(actions[-1])
+    env.close()
+    moving = np.abs(np.array(actions)[:, :3]).max(axis=1)
+    assert moving[11] > 0.1 and moving[25] > 0.1
+    assert (moving[16:20] == 0).all()  # it brakes as smoothly as it moves
 
 
 @pytest.fixture(scope="module")

@@ -116,9 +116,52 @@ def test_both_arms_must_take_the_same_actions():
         make_from_meta(two)
 
 
+def composite(arm=None, **options):
+    """The same environment as robosuite 1.5 describes it."""
+    new = copy.deepcopy(OLD) | {"env_version": "1.5.1"}
+    part = new["env_kwargs"]["controller_configs"] | (arm or {})
+    part = {key: value for key, value in part.items() if value is not Ellipsis}
+    new["env_kwargs"]["controller_configs"] = {
+        "type": "BASIC",
+        "body_parts": {"arms": {"right": part}},
+    } | options
+    return new
+
+
+def test_a_file_of_robosuite_1_5_may_repeat_that_its_actions_are_deltas():
+    arm = _read(composite())[1]["controller_configs"]["body_parts"]["right"]
+    assert arm["input_type"] == "delta"
+    absolute = composite({"control_delta": False, "input_type": "absolute"})
+    arm = _read(absolute)[1]["controller_configs"]["body_parts"]["right"]
+    assert arm["input_type"] == "absolute"
+
+
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
+        ("{}", "description: expected names and values .* got '{}'"),
+        (OLD | {"env_kwargs": None}, "env_kwargs: expected names and values .* got None"),
+        (OLD | {"env_kwargs": "{}"}, "env_kwargs: expected names and values"),
+        (
+            composite({"control_delta": False}),
+            "control_delta=False and input_type=delta, which robosuite 1.5 takes",
+        ),
+        (
+            edited(controller={"control_delta": False, "input_type": "delta"}),
+            "control_delta=False and input_type=delta contradict",
+        ),
+        (
+            composite({"control_delta": ..., "input_type": "delta", "damping_ratio": 2}),
+            "damping_ratio",
+        ),
+        (composite(body_parts=[]), "body_parts: expected names and values"),
+        (
+            composite(composite_controller_specific_configs={"x": 1}),
+            r"options \['composite_controller_specific_configs'\] of the controller",
+        ),
+        (edited(controller={"kp": "high"}), "option kp: expected numbers .*got 'high'"),
+        (edited(controller={"kp_limits": [0, 300, 1]}), "kp_limits: expected numbers"),
+        (edited(controller={"output_max": [0.05, True]}), "output_max: expected numbers"),
         (OLD | {"env_name": "Door"}, "unknown env_name 'Door'"),
         (OLD | {"type": 2}, "robosuite"),
         (OLD | {"env_version": "new"}, "env_version: expected one such as '1.4.1', got 'new'"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.errors import ActionError
+from envs.errors import ActionError, EpisodeError, SnapshotError
 
 pytest.importorskip("robosuite")
 pytestmark = pytest.mark.sim
@@ -96,7 +96,36 @@ def test_a_snapshot_in_the_middle_restores_the_future_bit_for_bit(env):
     assert np.array_equal(play(env, rest), future)
     assert np.array_equal(env.simulator_state(), state)
     elsewhere = envs.make(env.task.name, terminate_on_success=False)
+    with pytest.raises(EpisodeError, match="call reset\\(\\) before restore"):
+        snapshots.restore(elsewhere, snapshot)
     elsewhere.reset(seed=5)
     snapshots.restore(elsewhere, snapshot)
     assert np.array_equal(play(elsewhere, rest), future)
     elsewhere.close()
+
+
+def test_a_snapshot_knows_which_episodes_come_next(env):
+    env.reset(seed=5)
+    env.np_random.random(3)
+    snapshot = snapshots.save(env)
+    coming = env.reset()[1]["seed"]
+    env.reset(seed=5)
+    snapshots.restore(env, snapshot)
+    assert env.reset()[1]["seed"] == coming
+
+
+def test_a_snapshot_of_another_model_is_refused():
+    env = envs.make("lift")
+    with pytest.raises(EpisodeError, match="call reset\\(\\) before save"):
+        snapshots.save(env)
+    env.reset(seed=5)
+    snapshot = snapshots.save(env)
+    env.reset(seed=6)  # a cube of another size
+    with pytest.raises(SnapshotError, match="reset\\(seed=...\\) with that episode's seed"):
+        snapshots.restore(env, snapshot)
+    other = envs.make("can")
+    other.reset(seed=5)
+    with pytest.raises(SnapshotError, match="expected a snapshot of can, .* got one of lift"):
+        snapshots.restore(other, snapshot)
+    env.close()
+    other.close()

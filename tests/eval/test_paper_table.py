@@ -1,4 +1,4 @@
-"""``make paper-table``, with a Python that only says what it was asked for."""
+"""``make paper-table``, with a Python that only says what it was asked for; the protocol."""
 
 from __future__ import annotations
 
@@ -6,28 +6,82 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+import envs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(
-    ("status", "ran"), [(0, ["a", "b", "c"]), (1, ["a", "b", "c"]), (130, ["a"])]
-)
-def test_a_family_that_fails_does_not_keep_the_others_from_running(tmp_path, status, ran):
+FAMILIES = ["chi_unet", "chi_transformer", "reuss_beso"]
+
+
+@pytest.fixture
+def paper_table(tmp_path):
+    """Runs it, with a Python that fails on U-Nets as it is told to."""
+
+    def run(*settings: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        python = tmp_path / "bin" / "python"
+        python.parent.mkdir()
+        python.write_text(
+            f'#!/bin/sh\necho "asked: $@"\ntest "$5" != policy=chi_unet || exit {status}\n',
+            encoding="utf-8",
+        )
+        python.chmod(0o755)
+        (tmp_path / ".ready").touch()
+        return subprocess.run(
+            ["make", "paper-table", f"VENV={tmp_path}", *settings],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def asked(done: subprocess.CompletedProcess[str]) -> list[str]:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("asked: ")]
+    return [line.removeprefix("asked: -m eval.success ") for line in lines]
+
+
+@pytest.mark.parametrize(("status", "ran"), [(0, FAMILIES), (1, FAMILIES), (130, FAMILIES[:1])])
+def test_a_family_that_fails_does_not_keep_the_others_from_running(paper_table, status, ran):
     """But Ctrl-C, after which the command ends with 130, does."""
-    python = tmp_path / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text(
-        f'#!/bin/sh\necho "asked: $5"\ntest "$5" != policy=a || exit {status}\n', encoding="utf-8"
-    )
-    python.chmod(0o755)
-    (tmp_path / ".ready").touch()
-    done = subprocess.run(
-        ["make", "paper-table", f"VENV={tmp_path}", "POLICIES=a b c"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert [line[-1] for line in done.stdout.splitlines() if line.startswith("asked: ")] == ran
+    done = paper_table(status=status)
+    assert asked(done) == [
+        f"--config-name paper policy={family} task=[lift,can,square,transport,tool_hang]"
+        for family in ran
+    ]
     assert (done.returncode == 0) == (status == 0), done.stderr
+
+
+def test_names_of_nothing_are_refused_before_anything_runs(paper_table):
+    done = paper_table("TASKS=lift lfit")
+    assert done.returncode != 0 and not asked(done)
+    assert "TASKS: no policy for 'lfit' in checkpoints/" in done.stderr
+
+
+def test_families_of_nothing_are_refused_before_anything_runs(paper_table):
+    done = paper_table("POLICIES=chi_unet chi")
+    assert done.returncode != 0 and not asked(done)
+    assert "POLICIES: none called 'chi' in checkpoints/" in done.stderr
+
+
+def test_the_paper_asks_for_its_windows():
+    paper = OmegaConf.load(REPOSITORY / "configs/eval/paper.yaml")
+    settings = OmegaConf.load(REPOSITORY / "configs/eval/settings.yaml")
+    assert paper.sampler == [
+        "ddpm",
+        *(f"asd-paper:{window}" for window in (8, 16, 20, 24, "inf")),
+        "asd",
+    ]
+    assert (settings.first_seed, settings.seeds, settings.repeats) == (100_000, 100, 3)
+    limits = {task: envs.spec(task).max_episode_steps for task in paper.task}
+    assert limits == {
+        "lift": 400,
+        "can": 400,
+        "square": 400,
+        "transport": 700,
+        "tool_hang": 700,
+    }

@@ -84,6 +84,15 @@ def test_an_unknown_task_is_named():
         read("task=fly")
 
 
-def test_a_missing_checkpoint_is_named():
-    with pytest.raises(CheckpointError, match="checkpoints/pusht_nobody"):
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nobody"):
+        read(f"checkpoint={tmp_path / 'nobody'}")
+
+
+def test_an_unknown_policy_is_answered_with_those_of_the_task(tmp_path, monkeypatch):
+    known = r"checkpoints \(chi_unet, chi_unet_image\), got 'nobody'"
+    with pytest.raises(RequestError, match=f"policy: expected one of those for pusht in .*{known}"):
         read("policy=nobody")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="there are none; run this in the clone"):
+        read("policy=chi_unet")

@@ -68,6 +68,15 @@ def test_edm_ancestral_is_karras_and_songs():
     assert chain.initial_std == pytest.approx(10)
 
 
+def test_grids_of_noise_levels():
+    exponential = GaussianChain.edm_grid(5, "exponential", 0.01, 1.0).noise
+    assert exponential.tolist() == pytest.approx([1, 0.316228, 0.1, 0.0316228, 0.01])
+    # Karras et al. 2022, eq. 5, by hand: (1 + i / 4 (0.01^(1/7) - 1))^7.
+    karras = GaussianChain.edm_grid(5, "karras", 0.01, 1.0, rho=7.0).noise
+    expected = [1.0, 0.4070104, 0.1450732, 0.0432453, 0.01]
+    assert karras.tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_edm_preconditioning_recovers_the_clean_sample():
     """With F = (x0 - c_skip x) / c_out the prediction is x0 itself (Karras et al., eq. 7)."""
     sigmas = torch.logspace(1, -1, 5)
