@@ -1,7 +1,7 @@
 """A scripted demonstrator for Can: grasp the can from above, carry it over, set it down.
 
-It succeeds on 12 of 12 seeds (200000 to 200011, `recording.record_episode` with a tail of ten),
-in 106 to 185 steps; more have not been tried.
+It succeeds on 200 of 200 fresh seeds, in 103 to 237 steps (149 the middle one), ten of them after
+success (`python -m checkpoints.collect task=can episodes=200 seed=2000000 output=can.hdf5`).
 """
 
 from dataclasses import dataclass
