@@ -6,8 +6,8 @@ What to do next can thus be read off an observation (hand, cube, finger opening)
 policy that sees no more needs. People differ, and so do episodes: `LiftStyle` is drawn anew each
 time.
 
-It lifts the cube on 300 of 300 fresh seeds, in 33 to 67 steps; ten more are recorded after that
-(`python -m checkpoints.collect task=lift episodes=300 output=lift.hdf5`).
+It succeeds on 200 of 200 fresh seeds, in 45 to 136 steps (59 the middle one), ten of them after
+success (`python -m checkpoints.collect task=lift episodes=200 seed=2000000 output=lift.hdf5`).
 """
 
 from dataclasses import dataclass
