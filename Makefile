@@ -38,10 +38,16 @@ demo: $(READY)
 
 # A family that fails keeps no other from running; Ctrl-C ends them all.
 paper-table: $(READY)
-	@for task in $(TASKS); do ls -d checkpoints/$${task}_*/ >/dev/null 2>&1 || \
-	  { echo "TASKS: no policy for '$$task' in checkpoints/" >&2; exit 2; }; done
-	@for policy in $(POLICIES); do ls -d checkpoints/*_$$policy/ >/dev/null 2>&1 || \
-	  { echo "POLICIES: none called '$$policy' in checkpoints/" >&2; exit 2; }; done
+	@test -n "$(strip $(TASKS))" || { echo "TASKS: expected some names" >&2; exit 2; }
+	@test -n "$(strip $(POLICIES))" || { echo "POLICIES: expected some names" >&2; exit 2; }
+	@for task in $(TASKS); do found=; for policy in $(POLICIES); do \
+	    test -d checkpoints/$${task}_$$policy && found=1; done; test -n "$$found" || \
+	  { echo "TASKS: of '$$task' there is none of the policies $(POLICIES) in checkpoints/" >&2; \
+	    exit 2; }; done
+	@for policy in $(POLICIES); do found=; for task in $(TASKS); do \
+	    test -d checkpoints/$${task}_$$policy && found=1; done; test -n "$$found" || \
+	  { echo "POLICIES: of '$$policy' there is none for the tasks $(TASKS) in checkpoints/" >&2; \
+	    exit 2; }; done
 	failed=0; for policy in $(POLICIES); do \
 	  tasks=$$(for task in $(TASKS); do \
 	    test -d checkpoints/$${task}_$$policy && echo $$task; done | paste -sd, -); \

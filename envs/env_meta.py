@@ -4,8 +4,12 @@ Files come from robosuite 1.2 to 1.5, which name and mean the controller's optio
 today's simulator cannot do as the file says is an error, never dropped.
 """
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from envs.errors import EnvMetaError
 from envs.registry import make
@@ -23,15 +27,12 @@ _CONTROLLER = {
     "kp",
     "damping_ratio",
     "impedance_mode",
-    "kp_limits",
-    "damping_ratio_limits",
     "position_limits",
     "orientation_limits",
     "uncouple_pos_ori",
     "input_type",
     "input_ref_frame",
     "interpolation",
-    "ramp_ratio",
     "gripper",
 }
 _FIXED: dict[str, Any] = {
@@ -45,16 +46,13 @@ _FIXED: dict[str, Any] = {
     "gripper": {"type": "GRIP"},
 }
 """Options of a controller that have one value here: others change what an action is, or fail."""
-_NUMBERS = {
-    "kp": (1, 6),
-    "damping_ratio": (1, 6),
-    "kp_limits": (2,),
-    "damping_ratio_limits": (2,),
-    "output_max": (1, 6),
-    "output_min": (1, 6),
-    "ramp_ratio": (1,),
-}
-"""Options of a controller that are numbers, and how many there may be."""
+_NUMBERS = ("kp", "damping_ratio", "output_max", "output_min")
+"""Options of a controller that are numbers: one for all of a hand's six directions, or six."""
+_POSITIVE = ("kp", "damping_ratio")
+_UNREAD = ("kp_limits", "damping_ratio_limits", "ramp_ratio")
+"""Options of gains that change and of interpolated goals: of neither, with what `_FIXED` says."""
+_ABSENT = {"left", "torso", "head", "base", "legs"}
+"""Parts of other robots in a composite controller: robosuite passes over what a Panda lacks."""
 _OF_NO_ACCOUNT = {
     "has_renderer",
     "has_offscreen_renderer",
@@ -74,10 +72,8 @@ _OF_NO_ACCOUNT = {
     "horizon",
     "hard_reset",
 }
-"""Arguments of the environment that are for looking, or for when episodes end."""
-_PASSED_ON = {"lite_physics"}
-_CONFIGURATIONS = {"single-arm-opposed": "opposed"}
-"""How two robots stand, by the names up to robosuite 1.4."""
+"""Arguments of the environment that are for looking, or for when episodes begin and end, which is
+for the gymnasium environment to say: every `reset` of it builds the model anew."""
 
 
 def make_from_meta(
@@ -109,13 +105,14 @@ def make_from_meta(
 
 def _read(meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The task's name, and the arguments of `robosuite.make` that are not the usual ones."""
-    _expect_mapping("the environment's description", meta)
+    meta = _plain(meta)
     if meta.get("type") not in (None, 1):
         raise EnvMetaError(f"expected an environment of robosuite (type 1), got {meta['type']!r}")
     tasks = {row.env_name: name for name, row in TASKS.items()}
-    if meta.get("env_name") not in tasks:
-        raise EnvMetaError(f"unknown env_name {meta.get('env_name')!r}: expected {sorted(tasks)}")
-    name = tasks[meta["env_name"]]
+    env_name = meta.get("env_name")
+    if not isinstance(env_name, str) or env_name not in tasks:
+        raise EnvMetaError(f"unknown env_name {env_name!r}: expected {sorted(tasks)}")
+    name = tasks[env_name]
     _expect_mapping(f"{name}: env_kwargs", meta.get("env_kwargs"))
     row, given = TASKS[name], dict(meta["env_kwargs"])
     version = _version(meta.get("env_version", "1.4"))
@@ -123,23 +120,29 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if controllers is None:
         raise EnvMetaError(f"{name}: no controller_configs in env_kwargs")
     robots = given.pop("robots", list(row.robots))
-    _expect(name, "robots", [robots] if isinstance(robots, str) else list(robots), list(row.robots))
+    robots = [robots] if isinstance(robots, str) else robots
+    _expect(name, "robots", robots, list(row.robots))
     standing = given.pop("env_configuration", row.env_configuration or "default")
-    standing = _CONFIGURATIONS.get(standing, standing)
+    if standing == "single-arm-opposed":  # up to robosuite 1.4
+        standing = "opposed"
     _expect(name, "env_configuration", standing, row.env_configuration or "default")
+    given.pop("env_lang", None)  # what the task is in words, for policies that read
     for key, value in (
+        ("env_name", row.env_name),  # robomimic repeats it here once it has made the environment
         ("control_freq", CONTROL_HZ),
         ("use_object_obs", True),
         ("reward_shaping", False),
         ("gripper_types", "default"),
         ("initialization_noise", "default"),
-        ("env_lang", None),
     ):
         _expect(name, key, given.pop(key, value), value)
-    unknown = sorted(set(given) - _OF_NO_ACCOUNT - _PASSED_ON)
+    passed_on = {key: given.pop(key) for key in ("lite_physics",) if key in given}
+    for key, value in passed_on.items():
+        _expect_boolean(f"{name}: {key}", value)
+    unknown = sorted(set(given) - _OF_NO_ACCOUNT)
     if unknown:
         raise EnvMetaError(f"{name}: arguments {unknown} cannot be expressed here")
-    several = list(controllers) if isinstance(controllers, (list, tuple)) else [controllers]
+    several = controllers if isinstance(controllers, list) else [controllers]
     # One configuration was for all arms.
     several = several * len(row.robots) if len(several) == 1 else several
     if len(several) != len(row.robots):
@@ -147,9 +150,27 @@ def _read(meta: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     converted = [_controller(name, config, version) for config in several]
     types = [config["body_parts"]["right"]["input_type"] for config in converted]
     _expect(name, "input_type of every arm", types, types[:1] * len(types))
-    arguments = {key: given[key] for key in _PASSED_ON & set(given)}
-    arguments["controller_configs"] = converted if len(converted) > 1 else converted[0]
-    return name, arguments
+    return name, passed_on | {
+        "controller_configs": converted if len(converted) > 1 else converted[0]
+    }
+
+
+def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy as json has it: lists for tuples and arrays."""
+    _expect_mapping("the environment's description", meta)
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(dict(meta), default=_from_numpy))
+    except (TypeError, ValueError) as error:
+        raise EnvMetaError(f"the environment's description: {error}; expected JSON") from None
+    return copied
+
+
+def _from_numpy(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"got a {type(value).__name__}")
 
 
 def _version(text: Any) -> tuple[int, ...]:
@@ -165,11 +186,9 @@ def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) 
     _expect_mapping(f"{task}: a controller's options", config)
     old = "body_parts" not in config
     given = dict(config) if old else _arm(task, config)
-    part: dict[str, Any] = {}
-    for key, value in given.items():
-        name = _RENAMED.get(key, key)
-        _expect(task, f"controller options {key} and {name}", value, part.setdefault(name, value))
+    part = _renamed(task, given, version)
     if "control_delta" in part:
+        _expect_boolean(f"{task}: controller option control_delta", part["control_delta"])
         said = "delta" if part.pop("control_delta") else "absolute"
         # Robosuite 1.5 ignores the option, so that a file of its own would mean deltas.
         meant = part.get("input_type", said if version < (1, 5) else "delta")
@@ -177,7 +196,7 @@ def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) 
             raise EnvMetaError(
                 f"{task}: controller options control_delta={said == 'delta'} and input_type="
                 f"{part.get('input_type', 'delta, which robosuite 1.5 takes where none is given')}"
-                " contradict each other; give input_type alone, as the actions were meant"
+                f" contradict each other; {_SAY}"
             )
         part["input_type"] = said
     # Up to 1.4 there was one frame, the world's; 1.5 reads its own default as the base's.
@@ -187,10 +206,12 @@ def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) 
     unknown = sorted(set(part) - _CONTROLLER)
     if unknown:
         raise EnvMetaError(f"{task}: controller options {unknown} cannot be expressed here")
+    if "type" not in part:
+        raise EnvMetaError(f"{task}: controller option type: expected 'OSC_POSE', got none")
     for key, value in _FIXED.items():
         found = part.setdefault(key, value)
-        if key in ("input_max", "input_min") and isinstance(found, (list, tuple)):
-            found = value if set(found) == {value} else found  # one for all, or one for each
+        if key in ("input_max", "input_min") and found == [value] * 6:
+            continue  # one for each direction
         _expect(task, f"controller option {key}", found, value)
     for key, values in (
         ("input_type", ("delta", "absolute")),
@@ -200,9 +221,38 @@ def _controller(task: str, config: Mapping[str, Any], version: tuple[int, ...]) 
             raise EnvMetaError(
                 f"{task}: controller option {key}: expected one of {values}, got {part[key]!r}"
             )
-    for key in _NUMBERS.keys() & part.keys():
-        _expect_numbers(f"{task}: controller option {key}", part[key], _NUMBERS[key])
+    for key in _NUMBERS:
+        if key in part:
+            _expect_numbers(f"{task}: controller option {key}", part[key], key in _POSITIVE)
+    _expect_boolean(
+        f"{task}: controller option uncouple_pos_ori", part.get("uncouple_pos_ori", True)
+    )
     return {"type": "BASIC", "body_parts": {"right": part}}
+
+
+_SAY = "give input_type alone, as the actions were meant"
+
+
+def _renamed(task: str, given: Mapping[str, Any], version: tuple[int, ...]) -> dict[str, Any]:
+    """Options of a controller by robosuite 1.5's names."""
+    if version < (1, 5):
+        part: dict[str, Any] = {}
+        for key, value in given.items():
+            name = _RENAMED.get(key, key)
+            if name in part:
+                _expect(task, f"controller options {key} and {name}", value, part[name])
+            part[name] = value
+    else:
+        # Robosuite 1.5 reads the new names alone: what the old ones say must hold without them.
+        part = {key: value for key, value in given.items() if key not in _RENAMED}
+        applies = part.get("damping_ratio", 1)
+        _expect(
+            task,
+            "controller option damping, which robosuite 1.5 does not read (damping_ratio is)",
+            given.get("damping", applies),
+            applies,
+        )
+    return {key: value for key, value in part.items() if key not in _UNREAD}
 
 
 def _arm(task: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,15 +260,22 @@ def _arm(task: str, config: Mapping[str, Any]) -> dict[str, Any]:
     _expect(task, "controller type", config.get("type"), "BASIC")
     unknown = sorted(set(config) - {"type", "body_parts"})
     if unknown:
-        raise EnvMetaError(f"{task}: options {unknown} of the controller cannot be expressed here")
+        advice = f"; {_SAY}" if "control_delta" in unknown else ""
+        raise EnvMetaError(
+            f"{task}: options {unknown} of the controller cannot be expressed here{advice}"
+        )
     _expect_mapping(f"{task}: body_parts", config["body_parts"])
     parts = dict(config["body_parts"])
-    arms = dict(parts.pop("arms", {})) | parts
-    if set(arms) != {"right"}:
+    arms = parts.pop("arms", {})
+    _expect_mapping(f"{task}: arms", arms)
+    found = dict(arms) | parts
+    if "right" not in found or set(found) - {"right"} - _ABSENT:
         raise EnvMetaError(
-            f"{task}: expected a controller of the right arm alone, got {sorted(arms)}"
+            f"{task}: expected a controller of the right arm (and of nothing else that a Panda "
+            f"has), got {sorted(found)}"
         )
-    return dict(arms["right"])
+    _expect_mapping(f"{task}: right", found["right"])
+    return dict(found["right"])
 
 
 def _expect_mapping(what: str, found: Any) -> None:
@@ -229,12 +286,22 @@ def _expect_mapping(what: str, found: Any) -> None:
         )
 
 
-def _expect_numbers(what: str, found: Any, sizes: tuple[int, ...]) -> None:
-    values = found if isinstance(found, (list, tuple)) else [found]
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    if len(numbers) != len(values) or len(values) not in sizes:
-        several = " or ".join(map(str, sizes))
-        raise EnvMetaError(f"{what}: expected numbers ({several}), got {found!r}")
+def _expect_numbers(what: str, found: Any, positive: bool) -> None:
+    values = found if isinstance(found, list) else [found] * 6
+    if len(values) != 6 or not all(_is_number(value, positive) for value in values):
+        kind = "positive number" if positive else "number"
+        raise EnvMetaError(f"{what}: expected a {kind}, or six in a list, got {found!r}")
+
+
+def _is_number(value: Any, positive: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and (value > 0 or not positive)
+
+
+def _expect_boolean(what: str, found: Any) -> None:
+    if not isinstance(found, bool):
+        raise EnvMetaError(f"{what}: expected true or false, got {found!r}")
 
 
 def _expect(task: str, what: str, found: Any, expected: Any) -> None:

@@ -1,5 +1,6 @@
 """The Robomimic tasks as gymnasium environments on robosuite."""
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +43,8 @@ class RobomimicEnv(TaskEnv):
         height: Height of a frame in pixels.
         action_mode: "delta" or "absolute".
         robosuite_arguments: Arguments of `robosuite.make` in place of the usual ones; see
-            `env_meta.make_from_meta`.
+            `env_meta.make_from_meta`. Its `input_ref_frame` may be the robot's base instead of the
+            world; `action_mode` goes before its `input_type`.
         images: Images to observe, besides: for each key, `<camera>_image`, height and width; uint8
             RGB `(height, width, 3)`, top row first, as Robomimic's files hold them. They are drawn
             by OpenGL, or refused where there is none (see `rendering`).
@@ -179,11 +181,15 @@ class RobomimicEnv(TaskEnv):
     def env_meta(self) -> dict[str, Any]:
         """Return what Robomimic's files say of an environment (`env_args`), JSON-serialisable."""
         row = TASKS[self.task.name]
+        arguments = copy.deepcopy(self._arguments)
+        controllers = arguments["controller_configs"]
+        for one in controllers if isinstance(controllers, list) else [controllers]:
+            one["body_parts"]["right"]["input_type"] = self._action_mode
         return {
             "env_name": row.env_name,
             "env_version": import_robosuite().__version__,
             "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
-            "env_kwargs": self._arguments,
+            "env_kwargs": arguments,
         }
 
     def _observe(self, raw: Mapping[str, Any]) -> Observation:

@@ -27,6 +27,18 @@ _LOOKS = ("geom_rgba", "site_rgba", "geom_matid", "site_matid")
 _NUMERIC = (np.ndarray, float, int, bool, type(None))
 _OBSERVABLE = ("_time_since_last_sample", "_current_delay", "_current_observed_value", "_sampled")
 _CLOCKS = ("timestep", "cur_time", "done")
+_SETTINGS = (
+    "input_ref_frame",
+    "input_min",
+    "input_max",
+    "output_min",
+    "output_max",
+    "impedance_mode",
+    "kp",
+    "kd",
+    "uncoupling",
+)
+"""What was chosen of a controller when its environment was made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +48,7 @@ class Snapshot:
     Attributes:
         task: The task's name.
         model: A digest of the model.
+        controllers: For each robot, what was chosen of its arm's controller.
         physics: MuJoCo's integration state.
         derived: Poses, velocities and forces as they follow from the state, by MuJoCo's names:
             until the next substep they are of the beginning of the last. Contacts alone are found
@@ -51,6 +64,7 @@ class Snapshot:
 
     task: str
     model: str
+    controllers: list[dict[str, Any]]
     physics: NDArray[np.float64]
     derived: dict[str, NDArray[Any]]
     robots: list[dict[str, Any]]
@@ -69,7 +83,8 @@ def save(env: RobomimicEnv) -> Snapshot:
     """Take a snapshot; the environment is left as it is.
 
     Raises:
-        EpisodeError: Before the first `reset`.
+        EpisodeError: Before the first `reset`, or after `close`.
+        SnapshotError: If it is no Robomimic environment.
     """
     _expect_started(env, "save")
     simulation = env.robosuite
@@ -79,6 +94,7 @@ def save(env: RobomimicEnv) -> Snapshot:
     return Snapshot(
         task=env.task.name,
         model=_digest(model),
+        controllers=[_settings(robot) for robot in simulation.robots],
         physics=physics,
         derived={name: values.copy() for name, values in _derived(data).items()},
         robots=[_save_robot(robot) for robot in simulation.robots],
@@ -98,22 +114,32 @@ def restore(env: RobomimicEnv, snapshot: Snapshot) -> None:
     """Put an environment back to where a snapshot was taken.
 
     Raises:
-        EpisodeError: Before the first `reset`.
-        SnapshotError: If it is of another task, or of an episode whose seed made another model.
+        EpisodeError: Before the first `reset`, or after `close`.
+        SnapshotError: If it is of another task, of an environment with another controller, of an
+            episode whose seed made another model, or damaged; the environment is as it was.
     """
     _expect_started(env, "restore")
     simulation = env.robosuite
     model, data = simulation.sim.model._model, simulation.sim.data._data
-    if snapshot.task != env.task.name:
+    here = save(env)
+    if snapshot.task != here.task:
         raise SnapshotError(
-            f"expected a snapshot of {env.task.name}, the environment's task, got one of "
+            f"expected a snapshot of {here.task}, the environment's task, got one of "
             f"{snapshot.task}; restore it into an environment of its own task"
         )
-    if snapshot.model != _digest(model):
+    if snapshot.model != here.model:
         raise SnapshotError(
             f"{snapshot.task}: the snapshot is of an episode with another model (sizes and places "
             "that the seed draws); call reset(seed=...) with that episode's seed first"
         )
+    if str(snapshot.controllers) != str(here.controllers):
+        raise SnapshotError(
+            f"{snapshot.task}: the snapshot is of an environment with the controllers "
+            f"{snapshot.controllers}, this one has {here.controllers}; make it with the same "
+            "robosuite_arguments"
+        )
+    for name in _WHOLE:
+        _expect_alike(name, getattr(snapshot, name), getattr(here, name))
     mujoco.mj_setState(model, data, snapshot.physics, _STATE)
     mujoco.mj_forward(model, data)
     # In place: observables hold on to these arrays. The forward pass has also warmed the solver's
@@ -136,9 +162,55 @@ def restore(env: RobomimicEnv, snapshot: Snapshot) -> None:
     env.action_mode = snapshot.episode["_action_mode"]
 
 
+_WHOLE = ("physics", "derived", "robots", "observables", "clocks", "rng", "seeds", "episode")
+
+
+def _expect_alike(name: str, found: Any, here: Any) -> None:
+    """Raise unless a part of a snapshot has the names and sizes that it has in this environment.
+
+    Of what a controller or an observable holds nothing is expected: a goal is None until it is set,
+    and a gripper's command grows from one number to two with the first of them.
+    """
+    if name.startswith("robots.") and name.count(".") == 3:
+        return
+    if isinstance(here, dict) and (not isinstance(found, dict) or found.keys() != here.keys()):
+        theirs = sorted(found) if isinstance(found, dict) else found
+        raise SnapshotError(f"damaged snapshot: {name}: expected {sorted(here)}, got {theirs}")
+    if isinstance(here, list) and (not isinstance(found, list) or len(found) != len(here)):
+        raise SnapshotError(f"damaged snapshot: {name}: expected {len(here)} entries, got {found}")
+    if isinstance(here, np.ndarray) and name.split(".")[0] in ("physics", "derived"):
+        theirs = np.asarray(found)
+        if (theirs.shape, theirs.dtype) != (here.shape, here.dtype):
+            raise SnapshotError(
+                f"damaged snapshot: {name}: expected {here.dtype} of shape {here.shape}, got "
+                f"{theirs.dtype} of shape {theirs.shape}"
+            )
+        if name == "physics" and not np.isfinite(theirs).all():
+            raise SnapshotError(f"damaged snapshot: {name}: expected finite numbers")
+    if isinstance(here, dict):
+        for key in here:
+            _expect_alike(f"{name}.{key}", found[key], here[key])
+    if isinstance(here, list):
+        for index, entry in enumerate(here):
+            _expect_alike(f"{name}.{index}", found[index], entry)
+
+
 def _expect_started(env: RobomimicEnv, what: str) -> None:
+    if not isinstance(env, RobomimicEnv):
+        raise SnapshotError(f"expected an environment of Robomimic's, got {env!r}")
     if not env._started:
         raise EpisodeError(f"{env.task.name}: call reset() before {what}()")
+    if env.robosuite.sim is None:
+        raise EpisodeError(f"{env.task.name}: the environment is closed; make another")
+
+
+def _settings(robot: Any) -> dict[str, Any]:
+    arm = robot.composite_controller.part_controllers["right"]
+    values = {name: getattr(arm, name) for name in _SETTINGS}
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+    }
 
 
 def _digest(model: mujoco.MjModel) -> str:

@@ -28,7 +28,7 @@ _LONGEST_EPISODE = 700
 
 @dataclass(frozen=True)
 class Pauses:
-    """When a person stops to look, whatever the hand is doing.
+    """When a person stops to look, or slows down if it is for two or three steps only.
 
     Attributes:
         spans: Of each pause, its first control step and the first after it.

@@ -123,9 +123,11 @@ def test_the_hand_stands_still_while_its_person_looks(task):
         actions.append(demonstrator.act())
         env.step(actions[-1])
     env.close()
-    moving = np.abs(np.array(actions)[:, :3]).max(axis=1)
+    commands = np.abs(np.array(actions)[:, :6])
+    moving = commands[:, :3].max(axis=1)
     assert moving[11] > 0.1 and moving[25] > 0.1
-    assert (moving[16:20] == 0).all()  # it brakes as smoothly as it moves
+    assert (commands[[11, 25], 3:].max(axis=1) > 0).all()
+    assert (commands[16:20] == 0).all()  # it brakes as smoothly as it moves
 
 
 @pytest.fixture(scope="module")

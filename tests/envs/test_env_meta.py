@@ -84,7 +84,7 @@ def test_absolute_control_of_either_era():
     new["env_version"] = "1.5.1"
     new["env_kwargs"]["controller_configs"] = {
         "type": "BASIC",
-        "body_parts": {"arms": {"right": part | {"damping": 2}}},
+        "body_parts": {"arms": {"right": part | {"damping_ratio": 2}}},
     }
     arm = _read(new)[1]["controller_configs"]["body_parts"]["right"]
     # What 1.5 means where nothing is said.
@@ -128,6 +128,27 @@ def composite(arm=None, **options):
     return new
 
 
+def test_what_robomimic_adds_and_what_a_panda_lacks_is_passed_over():
+    """robomimic repeats `env_name`; robosuite's own BASIC controller is for humanoids, too."""
+    meta = composite({"kp_limits": [[0] * 6, [300] * 6], "kp": np.full(6, 150.0)})
+    meta["env_kwargs"] |= {"env_name": "NutAssemblySquare", "env_lang": "put the nut on the peg"}
+    parts = meta["env_kwargs"]["controller_configs"]["body_parts"]
+    parts["arms"]["left"] = parts["torso"] = parts["legs"] = {"type": "JOINT_POSITION"}
+    before = copy.deepcopy(parts["arms"]["left"])
+    body = _read(meta)[1]["controller_configs"]["body_parts"]
+    assert set(body) == {"right"} and body["right"]["kp"] == [150.0] * 6
+    assert parts["arms"]["left"] == before  # what was given is as it was
+
+
+def test_the_description_says_what_actions_mean_now():
+    env = envs.make("lift")
+    env.action_mode = "absolute"
+    again = make_from_meta(env.env_meta())
+    assert again.action_mode == "absolute"
+    env.close()
+    again.close()
+
+
 def test_a_file_of_robosuite_1_5_may_repeat_that_its_actions_are_deltas():
     arm = _read(composite())[1]["controller_configs"]["body_parts"]["right"]
     assert arm["input_type"] == "delta"
@@ -150,18 +171,38 @@ def test_a_file_of_robosuite_1_5_may_repeat_that_its_actions_are_deltas():
             edited(controller={"control_delta": False, "input_type": "delta"}),
             "control_delta=False and input_type=delta contradict",
         ),
-        (
-            composite({"control_delta": ..., "input_type": "delta", "damping_ratio": 2}),
-            "damping_ratio",
-        ),
+        (composite({"damping_ratio": 2}), "damping, which robosuite 1.5 does not read .* 2, got 1"),
         (composite(body_parts=[]), "body_parts: expected names and values"),
         (
             composite(composite_controller_specific_configs={"x": 1}),
             r"options \['composite_controller_specific_configs'\] of the controller",
         ),
-        (edited(controller={"kp": "high"}), "option kp: expected numbers .*got 'high'"),
-        (edited(controller={"kp_limits": [0, 300, 1]}), "kp_limits: expected numbers"),
-        (edited(controller={"output_max": [0.05, True]}), "output_max: expected numbers"),
+        (edited(controller={"kp": "high"}), "option kp: expected a positive number,.*got 'high'"),
+        (edited(controller={"kp": -150}), "option kp: expected a positive number,.*got -150"),
+        (edited(controller={"kp": 0}), "option kp: expected a positive number"),
+        (edited(controller={"kp": float("nan")}), "option kp: expected a positive number"),
+        (edited(controller={"kp": [150]}), r"option kp: .* or six in a list, got \[150\]"),
+        (edited(controller={"output_max": [0.05] * 5 + [True]}), "output_max: expected a number"),
+        (edited(controller={"damping": 1, "damping_ratio": 2}), "options damping_ratio and damp"),
+        (edited(controller={"control_delta": "False"}), "control_delta: expected true or false"),
+        (edited(controller={"uncouple_pos_ori": "false"}), "uncouple_pos_ori: expected true or"),
+        (edited(controller={"input_max": [[1]]}), r"input_max: expected 1, got \[\[1\]\]"),
+        (edited(controller={"input_max": [1] * 7}), "input_max: expected 1, got"),
+        (edited(lite_physics="false"), "lite_physics: expected true or false, got 'false'"),
+        (edited(robots=None), "robots: expected .* got None"),
+        (edited(robots=7), "robots: expected .* got 7"),
+        (edited(env_configuration=["x"]), "env_configuration: expected"),
+        (edited(env_name="Lift"), "env_name: expected 'NutAssemblySquare', got 'Lift'"),
+        (edited(robots=object()), "description: got a object; expected JSON"),
+        (OLD | {"env_name": ["Lift"]}, r"unknown env_name \['Lift'\]"),
+        (composite({"damping": 2}), "damping, which robosuite 1.5 does not read .* 1, got 2"),
+        (composite(control_delta=False), "control_delta.*give input_type alone"),
+        (composite(body_parts={"arms": ["right"]}), "arms: expected names and values"),
+        (composite(body_parts={"right": "OSC"}), "right: expected names and values"),
+        (composite(body_parts={"right": None}), "right: expected names and values"),
+        (composite(body_parts={"left": {}}), r"of the right arm .* got \['left'\]"),
+        (composite(body_parts={"right": {}, "tail": {}}), "'tail'"),
+        (composite({"type": ...}), "option type: expected 'OSC_POSE', got none"),
         (OLD | {"env_name": "Door"}, "unknown env_name 'Door'"),
         (OLD | {"type": 2}, "robosuite"),
         (OLD | {"env_version": "new"}, "env_version: expected one such as '1.4.1', got 'new'"),

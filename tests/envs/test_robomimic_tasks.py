@@ -1,5 +1,8 @@
 """What all five Robomimic tasks have in common: seeds, absolute actions, snapshots."""
 
+import copy
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
@@ -100,8 +103,105 @@ def test_a_snapshot_in_the_middle_restores_the_future_bit_for_bit(env):
         snapshots.restore(elsewhere, snapshot)
     elsewhere.reset(seed=5)
     snapshots.restore(elsewhere, snapshot)
+    again = snapshots.save(elsewhere)
+    for field in fields(snapshot):
+        expect_same(getattr(again, field.name), getattr(snapshot, field.name), field.name)
     assert np.array_equal(play(elsewhere, rest), future)
     elsewhere.close()
+
+
+def expect_same(found, expected, name):
+    """That two parts of snapshots are equal, whatever they are made of."""
+    assert type(found) is type(expected), name
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), name
+        for key in expected:
+            expect_same(found[key], expected[key], f"{name}.{key}")
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected), name
+        for index, entry in enumerate(expected):
+            expect_same(found[index], entry, f"{name}.{index}")
+    elif isinstance(expected, np.ndarray):
+        assert np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f"), name
+    elif hasattr(expected, "__dict__"):
+        expect_same(vars(found), vars(expected), name)
+    else:
+        assert found == expected or (found != found and expected != expected), name
+
+
+def test_contacts_are_found_anew(env):
+    env.reset(seed=5)
+    play(env, actions(env, 10))
+    snapshot = snapshots.save(env)
+    snapshots.restore(env, snapshot)
+    touching = contacts(env)
+    env.robosuite.sim.data._data.ncon = 0
+    snapshots.restore(env, snapshot)
+    assert len(touching) > 0 and contacts(env) == touching
+
+
+def contacts(env):
+    return [tuple(pair) for pair in env.robosuite.sim.data._data.contact.geom]
+
+
+def test_a_damaged_snapshot_is_refused_and_changes_nothing(env):
+    env.reset(seed=5)
+    play(env, actions(env, 3))
+    snapshot = snapshots.save(env)
+    play(env, actions(env, 3, seed=2))
+    before = env.simulator_state()
+    one = dict(snapshot.derived)
+    del one["qpos"]
+    short = snapshot.derived | {"qpos": snapshot.derived["qpos"][:1]}
+    emptied = copy.deepcopy(snapshot.robots)
+    emptied[0]["parts"] = {}
+    for damage, message in (
+        ({"physics": snapshot.physics * np.nan}, "physics: expected finite numbers"),
+        ({"physics": snapshot.physics[:-1]}, "physics: expected float64 of shape"),
+        ({"physics": snapshot.physics.astype(np.float32)}, "physics: .* got float32"),
+        ({"derived": one}, "derived: expected"),
+        ({"derived": short}, r"derived.qpos: expected float64 of shape .* got .* \(1,\)"),
+        ({"robots": []}, "robots: expected . entries"),
+        ({"robots": emptied}, "robots.0.parts: expected"),
+        ({"observables": {}}, "observables: expected"),
+        ({"clocks": {}}, "clocks: expected"),
+        ({"rng": {}}, "rng: expected"),
+        ({"seeds": None}, "seeds: expected"),
+        ({"episode": {}}, "episode: expected"),
+    ):
+        with pytest.raises(SnapshotError, match=f"damaged snapshot: {message}"):
+            snapshots.restore(env, replace(snapshot, **damage))
+    assert np.array_equal(env.simulator_state(), before)
+    snapshots.restore(env, snapshot)
+
+
+def test_a_snapshot_of_another_controller_is_refused():
+    env = envs.make("lift")
+    arguments = env.env_meta()["env_kwargs"]
+    arguments["controller_configs"]["body_parts"]["right"]["input_ref_frame"] = "base"
+    other = envs.make("lift", robosuite_arguments=arguments)
+    env.reset(seed=5)
+    other.reset(seed=5)
+    snapshot = snapshots.save(env)
+    with pytest.raises(SnapshotError, match="'world'.*this one has .*'base'"):
+        snapshots.restore(other, snapshot)
+    env.close()
+    other.close()
+
+
+def test_snapshots_are_of_open_environments_of_robomimic():
+    env = envs.make("lift")
+    env.reset(seed=5)
+    snapshot = snapshots.save(env)
+    env.close()
+    with pytest.raises(EpisodeError, match="the environment is closed"):
+        snapshots.save(env)
+    with pytest.raises(EpisodeError, match="the environment is closed"):
+        snapshots.restore(env, snapshot)
+    pusht = envs.make("pusht")
+    with pytest.raises(SnapshotError, match="expected an environment of Robomimic's"):
+        snapshots.save(pusht)
+    pusht.close()
 
 
 def test_a_snapshot_knows_which_episodes_come_next(env):
