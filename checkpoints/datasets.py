@@ -175,12 +175,17 @@ def _actions(path: Path, demo: Any, action_mode: str, poses: bool) -> np.ndarray
 
 
 def _absolute(env_args: Any) -> bool:
-    """Whether a controller takes poses; up to robosuite 1.4 ``control_delta`` said so."""
+    """Whether a controller takes poses; up to robosuite 1.4 ``control_delta`` said so.
+
+    ``input_type`` goes before it, and in a composite controller (``body_parts``) nothing reads it.
+    """
     if isinstance(env_args, list):
         return any(_absolute(entry) for entry in env_args)
     if not isinstance(env_args, dict):
         return False
-    if env_args.get("control_delta") is False or env_args.get("input_type") == "absolute":
+    if "input_type" in env_args:
+        return bool(env_args["input_type"] == "absolute")
+    if env_args.get("control_delta") is False and "body_parts" not in env_args:
         return True
     return any(_absolute(entry) for entry in env_args.values())
 

@@ -136,6 +136,21 @@ def test_absolute_poses_are_not_taken_for_deltas(dataset, controller):
     load_demonstrations(dataset, ["object"], "absolute")
 
 
+@pytest.mark.parametrize(
+    "controller",
+    [
+        {"control_delta": False, "input_type": "delta"},
+        {"type": "BASIC", "control_delta": False, "body_parts": {"right": {"type": "OSC_POSE"}}},
+    ],
+)
+def test_an_option_that_nothing_reads_makes_no_poses_of_deltas(dataset, controller):
+    with h5py.File(dataset, "a") as file:
+        meta = {"env_name": "Lift", "env_kwargs": {"controller_configs": controller}}
+        file["data"].attrs["env_args"] = json.dumps(meta)
+        first = file["data/demo_9/actions"][:]
+    assert np.allclose(load_demonstrations(dataset, ["object"], "delta").actions[:30], first)
+
+
 def test_actions_that_are_no_poses_are_learned_as_they_are(dataset):
     with h5py.File(dataset, "a") as file:
         for demo in file["data"].values():
