@@ -165,14 +165,26 @@ def _action_mode(keys: list[Any], content: Mapping[str, Any]) -> str:
     arguments = metadata.get("env_kwargs") if isinstance(metadata, Mapping) else None
     found = arguments.get("controller_configs") if isinstance(arguments, Mapping) else None
     modes = {
-        # Since robosuite 1.5, and before it; both are deltas by default.
-        str(arm.get("input_type") or ("delta" if arm.get("control_delta", True) else "absolute"))
+        mode
         for controller in (found if isinstance(found, list) else [found])
         for arm in _arms(controller)
+        for mode in _meant(arm)
     }
     if len(modes) > 1:
         return "unknown"
     return modes.pop() if modes else "delta"
+
+
+def _meant(arm: Mapping[str, Any]) -> set[str]:
+    """What a controller says of its actions; two answers, where its options contradict each other.
+
+    robosuite 1.5 reads ``input_type``, versions before it ``control_delta``; both are deltas by
+    default.
+    """
+    meant = {str(arm["input_type"])} if arm.get("input_type") else set()
+    if "control_delta" in arm:
+        meant.add("delta" if arm["control_delta"] else "absolute")
+    return meant or {"delta"}
 
 
 def _arms(controller: Any) -> list[Mapping[str, Any]]:
@@ -184,7 +196,11 @@ def _arms(controller: Any) -> list[Mapping[str, Any]]:
         return [controller]
     arms = parts.get("arms")
     parts = {**parts, **arms} if isinstance(arms, Mapping) else parts
-    return [parts[side] for side in ("right", "left") if isinstance(parts.get(side), Mapping)]
+    return [
+        {"input_type": "delta", **parts[side]}  # nothing else is read there, and that by default
+        for side in ("right", "left")
+        if isinstance(parts.get(side), Mapping)
+    ]
 
 
 def _observations(

@@ -212,6 +212,11 @@ def test_a_controller_of_no_known_kind_is_named():
         (arms(right="delta"), "delta"),
         (arms(right="absolute", left="absolute"), "absolute"),
         (arms(right="absolute", left="delta"), "unknown"),
+        ({"type": "OSC_POSE", "control_delta": False, "input_type": None}, "absolute"),
+        ({"type": "OSC_POSE", "control_delta": False, "input_type": "absolute"}, "absolute"),
+        ({"type": "OSC_POSE", "control_delta": False, "input_type": "delta"}, "unknown"),
+        ({"type": "BASIC", "body_parts": {"right": {"control_delta": True}}}, "delta"),
+        ({"type": "BASIC", "body_parts": {"right": {"control_delta": False}}}, "unknown"),
         (None, "delta"),
     ],
 )
