@@ -174,20 +174,22 @@ def _actions(path: Path, demo: Any, action_mode: str, poses: bool) -> np.ndarray
     return actions
 
 
-def _absolute(env_args: Any) -> bool:
+def _absolute(env_args: Any, composite: bool = False) -> bool:
     """Whether a controller takes poses; up to robosuite 1.4 ``control_delta`` said so.
 
-    ``input_type`` goes before it, and in a composite controller (``body_parts``) nothing reads it.
+    ``input_type`` goes before it, and in a composite controller (``body_parts``) and its parts
+    nothing reads it.
     """
     if isinstance(env_args, list):
-        return any(_absolute(entry) for entry in env_args)
+        return any(_absolute(entry, composite) for entry in env_args)
     if not isinstance(env_args, dict):
         return False
-    if "input_type" in env_args:
+    if env_args.get("input_type"):
         return bool(env_args["input_type"] == "absolute")
-    if env_args.get("control_delta") is False and "body_parts" not in env_args:
+    composite = composite or "body_parts" in env_args
+    if env_args.get("control_delta") is False and not composite:
         return True
-    return any(_absolute(entry) for entry in env_args.values())
+    return any(_absolute(entry, composite) for entry in env_args.values())
 
 
 def _from_cube_to_hand(observations: Any) -> bool:

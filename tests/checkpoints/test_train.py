@@ -121,6 +121,7 @@ def test_lifts_cube_is_seen_from_the_hand_whichever_simulator_recorded_it(tmp_pa
     "controller",
     [
         {"type": "OSC_POSE", "control_delta": False},
+        {"type": "OSC_POSE", "control_delta": False, "input_type": None},
         [{"type": "BASIC", "body_parts": {"right": {"input_type": "absolute"}}}] * 2,
     ],
 )
@@ -141,6 +142,7 @@ def test_absolute_poses_are_not_taken_for_deltas(dataset, controller):
     [
         {"control_delta": False, "input_type": "delta"},
         {"type": "BASIC", "control_delta": False, "body_parts": {"right": {"type": "OSC_POSE"}}},
+        {"type": "BASIC", "body_parts": {"right": {"type": "OSC_POSE", "control_delta": False}}},
     ],
 )
 def test_an_option_that_nothing_reads_makes_no_poses_of_deltas(dataset, controller):
