@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asd_policy.networks.linear import Linear
 from asd_policy.networks.sizes import MOST_LAYERS, Sizes
 
 
@@ -21,10 +22,10 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.n_head = n_head
         self.p_drop = p_drop
-        self.key = nn.Linear(n_emb, n_emb)
-        self.query = nn.Linear(n_emb, n_emb)
-        self.value = nn.Linear(n_emb, n_emb)
-        self.proj = nn.Linear(n_emb, n_emb)
+        self.key = Linear(n_emb, n_emb)
+        self.query = Linear(n_emb, n_emb)
+        self.value = Linear(n_emb, n_emb)
+        self.proj = Linear(n_emb, n_emb)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, L, n_emb)`` to the same shape."""
@@ -46,9 +47,9 @@ class Block(nn.Module):
         self.ln2 = nn.LayerNorm(n_emb)
         self.attn = CausalSelfAttention(n_emb, n_head, p_drop)
         self.mlp = nn.Sequential(
-            nn.Linear(n_emb, 4 * n_emb),
+            Linear(n_emb, 4 * n_emb),
             nn.GELU(),
-            nn.Linear(4 * n_emb, n_emb),
+            Linear(4 * n_emb, n_emb),
             nn.Dropout(p_drop),
         )
 
@@ -118,13 +119,13 @@ class ScoreGPT(nn.Module):
         self.blocks = nn.Sequential(*(Block(n_emb, n_head, p_drop) for _ in range(n_layer)))
         self.ln_f = nn.LayerNorm(n_emb)
         self.sigma_emb = nn.Linear(1, n_emb)
-        self.action_emb = nn.Linear(sizes.action_dim, n_emb)
+        self.action_emb = Linear(sizes.action_dim, n_emb)
         self.action_pred: nn.Module
         if head_hidden is None:
-            self.action_pred = nn.Linear(n_emb, sizes.action_dim)
+            self.action_pred = Linear(n_emb, sizes.action_dim)
         else:
             self.action_pred = nn.Sequential(
-                nn.Linear(n_emb, head_hidden), nn.SiLU(), nn.Linear(head_hidden, sizes.action_dim)
+                Linear(n_emb, head_hidden), nn.SiLU(), Linear(head_hidden, sizes.action_dim)
             )
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asd_policy.networks.linear import Linear, linear
 from asd_policy.networks.sizes import MOST_LAYERS, Sizes
 from asd_policy.networks.unet1d import SinusoidalPosEmb
 
@@ -59,7 +60,7 @@ class DiffusionTransformer(nn.Module):
         self.cond_pos_emb = nn.Parameter(torch.zeros(1, 1 + sizes.obs_horizon, n_emb))
         self.time_emb = SinusoidalPosEmb(n_emb)
         self.drop = nn.Dropout(p_drop_emb)
-        self.input_emb = nn.Linear(sizes.action_dim, n_emb)
+        self.input_emb = Linear(sizes.action_dim, n_emb)
         self.cond_obs_emb = nn.Linear(sizes.observation_dim, n_emb)
         self.encoder = nn.Sequential(
             nn.Linear(n_emb, 4 * n_emb), nn.Mish(), nn.Linear(4 * n_emb, n_emb)
@@ -75,7 +76,7 @@ class DiffusionTransformer(nn.Module):
         )
         self.decoder = nn.TransformerDecoder(layer, n_layer)
         self.ln_f = nn.LayerNorm(n_emb)
-        self.head = nn.Linear(n_emb, sizes.action_dim)
+        self.head = Linear(n_emb, sizes.action_dim)
         self.apply(_initialize)
         for embedding in (self.pos_emb, self.cond_pos_emb):
             nn.init.normal_(embedding, std=0.02)
@@ -130,30 +131,30 @@ class DiffusionTransformer(nn.Module):
             x = x + layer.dropout2(
                 self._attend_to_conditions(layer, layer.norm2(x), keys_and_values, seen)
             )
-            hidden = layer.dropout(F.gelu(layer.linear1(layer.norm3(x))))
-            x = x + layer.dropout3(layer.linear2(hidden))
+            hidden = layer.dropout(F.gelu(_apply(layer.linear1, layer.norm3(x))))
+            x = x + layer.dropout3(_apply(layer.linear2, hidden))
         return self.head(self.ln_f(x))
 
     def _attend_to_actions(self, layer: nn.TransformerDecoderLayer, x: Tensor) -> Tensor:
         attention = layer.self_attn
-        projected = F.linear(x, cast(Tensor, attention.in_proj_weight), attention.in_proj_bias)
+        projected = linear(x, cast(Tensor, attention.in_proj_weight), attention.in_proj_bias)
         query, key, value = (self._heads(part) for part in projected.chunk(3, dim=2))
         y = F.scaled_dot_product_attention(
             query, key, value, is_causal=True, dropout_p=self._drop_attention
         )
-        return attention.out_proj(y.transpose(1, 2).flatten(2))
+        return _apply(attention.out_proj, y.transpose(1, 2).flatten(2))
 
     def _attend_to_conditions(
         self, layer: nn.TransformerDecoderLayer, x: Tensor, keys_and_values: Tensor, seen: Tensor
     ) -> Tensor:
         attention = layer.multihead_attn
         weight, bias = cast(Tensor, attention.in_proj_weight), attention.in_proj_bias
-        query = self._heads(F.linear(x, weight[: self.n_emb], bias[: self.n_emb]))
+        query = self._heads(linear(x, weight[: self.n_emb], bias[: self.n_emb]))
         key, value = (self._heads(part) for part in keys_and_values.chunk(2, dim=2))
         y = F.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, dropout_p=self._drop_attention
         )
-        return attention.out_proj(y.transpose(1, 2).flatten(2))
+        return _apply(attention.out_proj, y.transpose(1, 2).flatten(2))
 
     @property
     def _drop_attention(self) -> float:
@@ -175,6 +176,11 @@ class DiffusionTransformer(nn.Module):
             The prediction, ``(B, Tp, action_dim)``.
         """
         return self.denoise(sample, self.embed_steps(timestep), self.embed_condition(condition))
+
+
+def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A layer of PyTorch's own modules by ``linear``."""
+    return linear(x, layer.weight, layer.bias)
 
 
 def _initialize(module: nn.Module) -> None:

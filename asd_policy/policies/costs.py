@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from asd_policy.errors import SamplerError
+from asd_policy.networks.linear import ONEDNN
 from asd_policy.sampling import CostTable
 
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -50,6 +51,7 @@ def measured_costs(
         "device": _name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "torch": torch.__version__,
+        "onednn_linear": device.type == "cpu" and ONEDNN,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
     }
