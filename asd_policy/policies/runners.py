@@ -23,6 +23,9 @@ from asd_policy.sampling import (
 
 Precision = Literal["default", "bfloat16"]
 
+_BLOCK = 256
+"""Most rows that a CPU evaluates at once."""
+
 
 class Model(Protocol):
     """What denoises, given a condition that was made ready once for a chunk."""
@@ -80,7 +83,7 @@ class NetworkModel:
     def given(self, embedded: Tensor) -> Denoise:
         """The model of conditions ``embed`` has made ready."""
 
-        def denoise(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+        def evaluate(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
             with torch.autocast(
                 self._device.type, torch.bfloat16, self._bfloat16, cache_enabled=False
             ):
@@ -91,7 +94,9 @@ class NetworkModel:
                 )
             return self._clean(x, output.to(x.dtype), step)
 
-        return denoise
+        if self._device.type != "cpu":
+            return evaluate
+        return lambda x, step, chain_index: _in_blocks(evaluate, x, step, chain_index)
 
     def embed(self, condition: Tensor) -> Tensor:
         """Make N conditions ``(N, C)`` ready, once for a chunk."""
@@ -100,6 +105,29 @@ class NetworkModel:
             # episode's actions do not depend on the episodes that happen to plan with it.
             return torch.cat([self._network.embed_condition(row) for row in condition.split(1)])
         return self._network.embed_condition(condition)
+
+
+def _in_blocks(evaluate: Denoise, x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
+    """Evaluate R rows in blocks of a few sizes, which no row's result depends on.
+
+    For every number of rows oneDNN makes kernels of its own, in milliseconds, and keeps them, in a
+    megabyte a layer; and what many rows leave for the next layer fits no cache.
+    """
+    parts = []
+    for first in range(0, max(len(x), 1), _BLOCK):
+        block = [tensor[first : first + _BLOCK] for tensor in (x, step, chain_index)]
+        rows = len(block[0])
+        extra = block_rows(rows) - rows
+        if extra:
+            block = [torch.cat([tensor, tensor[-1:].expand_as(tensor[:extra])]) for tensor in block]
+        parts.append(evaluate(*block)[:rows])
+    return torch.cat(parts)
+
+
+def block_rows(rows: int) -> int:
+    """How many rows are evaluated for so many: the next number of four binary digits and zeros."""
+    unit = 1 << max(rows.bit_length() - 4, 0)
+    return -(-rows // unit) * unit
 
 
 @dataclass(frozen=True, eq=False)
