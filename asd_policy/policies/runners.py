@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from asd_policy.networks import DenoisingNetwork
+from asd_policy.networks.linear import Packs, packed_weights
 from asd_policy.sampling import (
     ChunkNoise,
     CleanPrediction,
@@ -74,6 +75,7 @@ class NetworkModel:
         self._network = cast(DenoisingNetwork, network.to(device).eval())
         self._clean = clean
         self._device = device
+        self._packs: Packs = {}
         with torch.inference_mode():
             times = chain.network_time.to(device)
             if times.is_floating_point():
@@ -84,9 +86,10 @@ class NetworkModel:
         """The model of conditions ``embed`` has made ready."""
 
         def evaluate(x: Tensor, step: Tensor, chain_index: Tensor) -> Tensor:
-            with torch.autocast(
+            autocast = torch.autocast(
                 self._device.type, torch.bfloat16, self._bfloat16, cache_enabled=False
-            ):
+            )
+            with packed_weights(self._packs), autocast:
                 output = self._network.denoise(
                     self._clean.network_input(x, step),
                     self._step_embeddings[step],

@@ -1,11 +1,13 @@
 """Linear maps: the same numbers as PyTorch's, row by row the same, and trainable."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from asd_policy.networks import linear as module
-from asd_policy.networks.linear import Linear, linear
+from asd_policy.networks.linear import Linear, linear, packed_weights
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "pytorch"])
@@ -39,18 +41,47 @@ def test_takes_views(onednn: bool) -> None:
     torch.testing.assert_close(y, F.linear(x, weight[20:50], bias[20:50]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("sizes", [(10, 192), (192, 768), (768, 192), (1024, 256), (256, 20)])
-def test_a_row_does_not_depend_on_the_rows_beside_it(sizes: tuple[int, int]) -> None:
+def test_a_row_does_not_depend_on_the_rows_beside_it(sizes: tuple[int, int], packed: bool) -> None:
     if not module.ONEDNN:
         pytest.skip("no oneDNN on this machine")
     generator = torch.Generator().manual_seed(2)
     layer = Linear(*sizes)
     x = torch.randn(1300, sizes[0], generator=generator)
-    with torch.inference_mode():
+    packing = packed_weights({}) if packed else contextlib.nullcontext()
+    with torch.inference_mode(), packing:
         whole = layer(x)
         for rows in (2, 3, 5, 13, 16, 64, 100, 129, 640):
             assert torch.equal(layer(x[:rows]), whole[:rows])
             assert torch.equal(layer(x[-rows:]), whole[-rows:])
+
+
+def test_packed_weights_follow_the_weights(onednn: bool) -> None:
+    layer, x = Linear(24, 40), torch.ones(3, 24)
+    packs: module.Packs = {}
+    for change in (0.0, 1.0):
+        with torch.no_grad():
+            layer.weight += change
+            expected = F.linear(x, layer.weight, layer.bias)
+            for _ in range(2):
+                with packed_weights(packs):
+                    y = layer(x)
+                    halves = [linear(x, half, None) for half in layer.weight.chunk(2)]
+                torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(
+                    torch.cat(halves, dim=1) + layer.bias, expected, rtol=1e-5, atol=1e-5
+                )
+    # The layer's and its halves', of which the first begins where the layer's does.
+    assert len(packs) == (3 if onednn else 0)
+
+
+def test_weights_made_in_inference_can_be_packed(onednn: bool) -> None:
+    with torch.inference_mode():
+        weight, x = torch.randn(40, 24), torch.randn(3, 24)
+        with packed_weights({}):
+            y = linear(x, weight, None)
+        torch.testing.assert_close(y, x @ weight.T, rtol=1e-5, atol=1e-5)
 
 
 def test_learns(onednn: bool) -> None:
