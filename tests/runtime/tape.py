@@ -65,4 +65,6 @@ class _Tape(TorchDispatchMode):
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """All but oneDNN's packed weights, which have no memory to look at and never change."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    return [tensor for tensor in tensors if tensor.layout is not torch._mkldnn]
