@@ -6,6 +6,7 @@ worker holds, and names them if the worker dies.
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import traceback
@@ -216,6 +217,12 @@ def _run_until_done(connection: Connection, job: Job) -> None:
 
     experiment = job.experiment
     batch = RollingBatch(experiment.load_policy(), job.make_env, experiment.max_steps)
+    # robosuite collects garbage whenever it lets a simulation go, which took a third of a reset to
+    # look at what stays for a worker's life anyway: the libraries and the policy. The simulator's
+    # are imported by the first environment.
+    job.make_env().close()
+    gc.collect()
+    gc.freeze()
     with Store(job.store) as store:
         while episodes := ask(None, job.episodes_per_worker):
             for result in batch.run(episodes, partial(ask, episodes[0].sampler)):
